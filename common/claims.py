@@ -1,0 +1,153 @@
+"""Claims, experiments, records, verdicts: what a paper prints, what our runs measured, and whether that is a reproduction."""
+
+import dataclasses
+import importlib
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+ROOT = Path(__file__).resolve().parents[1]
+C = TypeVar("C")
+Kind = Literal["paper", "reading", "scaled", "weights", "smoke"]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One number that the paper prints.
+
+    metric: the key under which `train` returns it; its name carries its convention.
+    value, unit, source: the number, and the table, figure or section that prints it.
+    lower_is_better: the direction; a result beyond the claim in that direction is a reproduction.
+    tolerance, why: how far off a result may be the other way, in the claim's unit, and where that figure comes from.
+    """
+
+    metric: str
+    value: float
+    unit: str = ""
+    source: str = ""
+    lower_is_better: bool = False
+    tolerance: float = 0.0
+    why: str = ""
+
+    def verdict(self, kind: Kind, values: Sequence[float]) -> str:
+        """`reproduced` or `short by ...` for the mean over seeds; other kinds of experiment have no say in that."""
+        if not values:
+            return "not run"
+        if kind != "paper":
+            return kind
+        if not all(map(math.isfinite, values)):
+            return "short, not measurable"
+        excess = statistics.fmean(values) - self.value
+        if not self.lower_is_better:
+            excess = -excess
+        # The margin is for decimal tolerances in binary: 7.5 is within 0.3 of 7.2.
+        if excess <= self.tolerance + 1e-9 * max(1.0, abs(self.value)):
+            return "reproduced"
+        return f"short by {number(excess)}{unit(self)}"
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[C]):
+    """One experiment of a paper: its hyper-parameters, and what it is worth.
+
+    config: a frozen dataclass; every field is a hyper-parameter on the command line.
+    kind: paper | reading | scaled | weights | smoke (CONTRIBUTING.md says what each may claim).
+    source: where the paper reports it.      cost: the time it takes, and on what.
+    cap: where it stops if nothing else stops it.
+    note: for a reading, what is read differently; for a scaled one, what is scaled.
+    figures: names of figures that `make publish` copies.
+    precision: the default for each kind of device, what the experiment was verified with.
+    per_sample: it updates after every sample, so that it cannot be split among processes.
+    log_every: updates between two lines of metrics.jsonl; a run stops and checkpoints at these only.
+    checkpoint_every: seconds between checkpoints.
+    """
+
+    config: C
+    kind: Kind
+    source: str
+    cost: str
+    claims: Sequence[Claim] = ()
+    cap: str = ""
+    note: str = ""
+    figures: Sequence[str] = ()
+    precision: dict[str, str] = field(default_factory=lambda: {"cpu": "fp32", "cuda": "fp32"})
+    per_sample: bool = False
+    log_every: int = 100
+    checkpoint_every: float = 60.0
+
+
+def papers() -> list[str]:
+    """Every folder of papers/ with a train.py, in alphabetical order."""
+    return sorted(path.parent.name for path in (ROOT / "papers").glob("*/train.py"))
+
+
+def experiments(paper: str) -> dict[str, Experiment]:
+    return importlib.import_module(f"papers.{paper}.train").EXPERIMENTS
+
+
+def records(paper: str) -> list[Record]:
+    """The published records of a paper, papers/<paper>/results.json."""
+    path = ROOT / "papers" / paper / "results.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A config as JSON gives it back (tuples become lists), for comparison with a record."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The hyper-parameters in which two configs differ, as "name old -> new"."""
+    return [f"{k} {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+
+
+def values(claim: Claim, mine: Sequence[Record]) -> list[float]:
+    """The claim's metric in each record; nan where the run could not measure it (no trial solved, say)."""
+    return [math.nan if (value := r["metrics"][claim.metric]) is None else value for r in mine]
+
+
+# How numbers are written, here and in every table.
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, or all digits of what is large: 0.01234, 8.61, 31,390. A dash for what was not measured."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def unit(claim: Claim) -> str:
+    return "" if not claim.unit else claim.unit if claim.unit == "%" else f" {claim.unit}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean over seeds, with the standard deviation (n - 1) and n where there are several."""
+    if not values:
+        return "–"
+    mean = number(statistics.fmean(values))
+    return mean if len(values) == 1 else f"{mean} ± {number(statistics.stdev(values))} ({len(values)})"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def paper_value(claim: Claim) -> str:
+    return number(claim.value) + unit(claim)
+
+
+def tolerance(claim: Claim) -> str:
+    bound = "≤" if claim.lower_is_better else "≥"
+    edge = claim.value + claim.tolerance if claim.lower_is_better else claim.value - claim.tolerance
+    return f"{bound} {number(edge)}"

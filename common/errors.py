@@ -1,0 +1,9 @@
+"""The two ways a run ends badly on purpose. Each prints as one line that says what, where and what to do."""
+
+
+class BadInput(Exception):
+    """The command, the data or the run directory cannot be used as they are. Exit code 2."""
+
+
+class Failed(Exception):
+    """The run itself could not go on: a non-finite loss, a full disk. Exit code 1."""

@@ -1,0 +1,657 @@
+"""The life of one run, from the command line to the record.
+
+A `train.py` ends with `reproduce(EXPERIMENTS, train)`. `train(run)` writes its loop out and calls back here for what every
+paper needs: `prepare` (devices, processes, checkpoints), `steps` or `batches` (the loop's clock), `micro_batches` and
+`backward` (one global batch on any number of processes), `log` and `report` (metrics), `evaluating`, `share` and `gather`
+(exact evaluation), `save_figure`. It returns the metrics of the record.
+
+A run may be killed at any moment. Everything random is seeded from (seed, step, rank), so that weights, optimizer and step are
+all there is to restore.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import functools
+import inspect
+import json
+import math
+import operator
+import os
+import resource
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from common import checkpoint, provenance
+from common.claims import (
+    ROOT,
+    C,
+    Experiment,
+    Record,
+    config_dict,
+    differences,
+    duration,
+    number,
+    paper_value,
+    values,
+)
+from common.data.order import mix, permuted, share
+from common.errors import BadInput, Failed
+from common.track import Metrics, Progress, WandB
+
+T = TypeVar("T")
+Pieces = tuple[Tensor, ...]
+
+
+class Interrupted(BaseException):
+    """SIGTERM or SIGINT, obeyed at a moment when nothing can be lost."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of every experiment."""
+
+    seed: int = 0
+    """Everything random follows from it."""
+    data_dir: Path = dataclasses.field(default_factory=lambda: Path(os.environ.get("DATA_DIR", "data")))
+    """Where data sets are, or go ($DATA_DIR)."""
+    out: Path = Path("runs")
+    """Runs go to OUT/<paper>/<experiment>/seed<N>/."""
+    precision: Literal["fp32", "tf32", "bf16"] | None = None
+    """Arithmetic; by default what the experiment was verified with on this kind of device."""
+    micro_batch: int | None = None
+    """Samples that a process takes at once; the batch and its results stay the same."""
+    restart: bool = False
+    """Throw away what an earlier run left in the directory."""
+    allow_changes: bool = False
+    """Go on although code or hyper-parameters differ from the checkpoint's; the record says so."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"--micro-batch must be at least 1, got {self.micro_batch}")
+
+
+def reproduce(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, float]]) -> None:
+    """The entry point of every train.py. Exits 0, 2 (bad input), 130 (SIGINT), 143 (SIGTERM), or 1 (anything else)."""
+    sys.exit(main(experiments, train, sys.argv[1:]))
+
+
+def main(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, float]], argv: list[str]) -> int:
+    """Run one experiment to its end. Returns the exit code; SystemExit comes only from tyro's help and its own errors."""
+    folder = Path(inspect.getfile(train)).resolve().parent
+    first = int(os.environ.get("RANK", 0)) == 0
+    run = None
+    with signals() as interrupt:
+        try:
+            name, config, options = parse(experiments, argv, f"python -m {module_name(folder)}.train", first)
+            run = Run(folder, name, experiments[name], config, options, interrupt)
+            with run:
+                if run.finished is None:
+                    metrics = train(run)
+                    interrupt.deferred = True  # the last moments are short and finish what is whole already
+                    run.finish(metrics)
+                run.print_result()
+            return 0
+        except (BadInput, Failed) as error:
+            if first:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            return 2 if isinstance(error, BadInput) else 1
+        except Interrupted as error:
+            if first:
+                saved = f"checkpoint of step {run.saved_step:,} kept" if run and run.saved_step else "no checkpoint yet"
+                print(f"stopped by {error}: {saved}; the same command goes on from there", file=sys.stderr, flush=True)
+            return 128 + error.signum
+
+
+def module_name(folder: Path) -> str:
+    return ".".join(folder.relative_to(ROOT).parts) if folder.is_relative_to(ROOT) else folder.name
+
+
+def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first: bool) -> tuple[str, Any, Options]:
+    """(experiment name, config, options) from the command line; tyro prints help and refusals itself, exit code 2."""
+    import tyro
+    from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, subcommand
+
+    def command(experiment: Experiment) -> type:
+        fields = [
+            ("run", OmitArgPrefixes[Options], dataclasses.field(default_factory=Options)),
+            ("hyperparameter", OmitArgPrefixes[type(experiment.config)], experiment.config),
+        ]
+        return dataclasses.make_dataclass("Command", fields, frozen=True)
+
+    settings: dict[str, Any] = {"config": (FlagCreatePairsOff,), "console_outputs": first}
+    if argv and argv[0] in experiments:
+        experiment = experiments[argv[0]]
+        about = f"{experiment.source}. {experiment.note or experiment.kind}. Expected cost: {experiment.cost}."
+        chosen = tyro.cli(command(experiment), prog=f"{prog} {argv[0]}", description=about, args=argv[1:], **settings)
+        return argv[0], chosen.hyperparameter, chosen.run
+    # No experiment, or not one of these: tyro prints the list, and refuses.
+    choices = [Annotated[command(e), subcommand(n, description=f"{e.kind}; {e.source}; {e.cost}")] for n, e in experiments.items()]
+    tyro.cli(functools.reduce(operator.or_, choices), prog=prog, args=argv, **settings)
+    raise BadInput(f"name the experiment before its options: {', '.join(experiments)}")
+
+
+class Interrupt:
+    """What SIGTERM and SIGINT do: set a flag while a loop or a write is under way, else end the run at once. Repeats do nothing."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self.deferred = False  # whether somebody will look at the flag soon
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum == 0:
+            self.signum = signum
+            if not self.deferred:
+                raise Interrupted(signum)
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Interrupt]:
+    interrupt = Interrupt()
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield interrupt
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+class Run(Generic[C]):
+    """One run of one experiment with one seed, seen from one of its processes.
+
+    config, seed, data_dir: what the command line says.       device: where tensors go.
+    rank, processes, main: this process among all.            step: finished updates so far.
+    dir: RUNS_DIR/<paper>/<experiment>/seed<N>.               log_step: whether the update under way ends with a log line.
+    """
+
+    config: C
+
+    def __init__(
+        self, folder: Path, name: str, experiment: Experiment[C], config: C, options: Options, interrupt: Interrupt
+    ) -> None:
+        self.paper, self.name, self.experiment, self.config = folder.name, name, experiment, config
+        self.folder = folder.relative_to(ROOT).as_posix()
+        self.options, self.seed, self.data_dir = options, options.seed, options.data_dir
+        self.dir = options.out / self.paper / name / f"seed{options.seed}"
+        self.identity = {"paper": self.paper, "experiment": name, "seed": options.seed}
+        self.interrupt = interrupt
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = options.precision or experiment.precision[self.device.type]
+        self.world = int(os.environ.get("WORLD_SIZE", 1))
+        if self.precision == "tf32" and self.device.type == "cpu":
+            raise BadInput("--precision tf32 needs a GPU; there is none here: use fp32 or bf16")
+        if experiment.per_sample and self.world > 1:
+            raise BadInput(
+                f"{self.paper} updates after every sample and cannot be split among {self.world} processes: "
+                'start one process for each seed (make does, with SEEDS="0 1 2")'
+            )
+        self.rank, self.processes, self.main = 0, 1, True
+        self.progress = Progress(False)
+        self.wandb: WandB | None = None
+        self.metrics: Metrics | None = None
+        self.lock: Any = None
+        self.finished: Record | None = None
+        self.started = time.monotonic()
+        self.step = self.saved_step = 0
+        self.data: dict[str, Any] = {}
+        self.objects: dict[str, Any] = {}
+        self.state: dict[str, Any] | None = None
+        self.ended = False
+        self.sums: dict[str, Any] = {}
+        self.now: dict[str, float] = {}
+        self.samples_per_step = 0
+        self.wall_before = self.loop_before = self.loop_s = 0.0
+
+    # Beginning and end.
+
+    def __enter__(self) -> "Run[C]":
+        try:
+            self.begin()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def begin(self) -> None:
+        from accelerate import Accelerator, InitProcessGroupKwargs
+
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu",  # without it plain torchrun on a CPU starts separate runs in one directory
+            mixed_precision="no",  # autocast() is written out in the loop
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2))],
+        )
+        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        if self.processes != self.world:
+            raise Failed(f"accelerate sees {self.processes} processes, WORLD_SIZE is {self.world}: launch with torchrun or make")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
+        if self.experiment.per_sample and self.device.type == "cpu":
+            torch.set_num_threads(1)  # one sample is too little to share, and waiting threads slow runs side by side
+        self.seed_all("start")  # the same on all ranks: initial weights
+        self.progress = Progress(self.main)
+        begun = self.on_main(self.open_directory)
+        self.changes, self.code, self.commit = begun["changes"], begun["code"], begun["commit"]
+        self.finished = begun["finished"]
+        if self.finished is None:
+            self.state = self.on_main(lambda: checkpoint.load(self.dir / "checkpoint", self.identity, self.say))
+            self.restore_clock()
+            if self.main:
+                self.metrics = Metrics(self.dir / "metrics.jsonl", self.step)
+                about = {"id": begun["wandb_id"], "group": self.paper, "job_type": self.name}
+                about["name"] = f"{self.paper}/{self.name}/seed{self.seed}"
+                about["config"] = {**config_dict(self.config), "seed": self.seed, "precision": self.precision, "code": self.code}
+                self.wandb = WandB(self.dir, about, list(self.experiment.claims), self.metrics.rows, self.say)
+                where = f"from step {self.step:,}" if self.step else "from the start"
+                hardware = provenance.hardware(self.processes)
+                self.say(f"{self.paper} {self.name} seed {self.seed}, {self.precision}, {hardware}: {where}, in {self.dir}")
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
+        self.interrupt.deferred = True
+        self.progress.close()
+        if self.wandb is not None:
+            self.wandb.finish(exit_code=0 if kind is None else 1)
+        if self.metrics is not None:
+            self.metrics.file.close()
+        if self.lock is not None:
+            self.lock.close()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """What `function` returns or refuses on the main process, on every process."""
+        result: list[Any] = [None, None]
+        if self.main:
+            try:
+                result[0] = function()
+            except (BadInput, Failed) as error:
+                result[1] = error
+        if self.processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(result)
+        if result[1] is not None:
+            raise result[1]
+        return result[0]
+
+    def open_directory(self) -> dict[str, Any]:
+        """Take the run directory: one run at a time, and only the run that it belongs to."""
+        try:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.dir / "lock", "ab")  # noqa: SIM115, held until the end
+        except OSError as error:
+            raise BadInput(f"cannot write to {self.dir}: {error.strerror}; name another folder with --out") from error
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput(f"another run is at work in {self.dir}: wait for it, or name another folder with --out") from error
+        if self.options.restart:
+            for path in self.dir.iterdir():
+                if path.name != "lock":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+        config_path, result_path = self.dir / "config.json", self.dir / "result.json"
+        config = config_dict(self.config) | {"--precision": self.precision}
+        code = provenance.code_hash(self.folder)
+        begun = {**self.identity, "config": config, "code": code, "commit": provenance.commit()}
+        begun |= {"wandb_id": secrets.token_hex(4), "changes": []}
+        if config_path.exists():
+            before = json.loads(config_path.read_text())
+            begun |= {"wandb_id": before["wandb_id"], "changes": before["changes"]}
+            changed = differences(before["config"], config)
+            if result_path.exists():
+                if changed:
+                    what = f"{self.dir} holds a finished run with other hyper-parameters ({', '.join(changed)})"
+                    raise BadInput(f"{what}: --restart starts over, --out names another folder")
+                return {**begun, "finished": json.loads(result_path.read_text())}
+            saved = checkpoint.checkpoints(self.dir / "checkpoint")
+            if saved and (changed or before["code"] != code):
+                what = ", ".join(changed + ["other code"] * (before["code"] != code))
+                if not self.options.allow_changes:
+                    advice = "--restart starts over, --allow-changes goes on and records it"
+                    raise BadInput(f"{self.dir} was begun otherwise ({what}): {advice}")
+                begun["changes"] = [*begun["changes"], {"after": saved[0].stem, "what": what}]
+        checkpoint.write_atomic(config_path, json.dumps(begun, indent=1).encode())
+        return {**begun, "finished": None}
+
+    def seed_all(self, *parts: Any) -> None:
+        """Seed torch's default generators. Not torch.manual_seed, which queues a call for each GPU where there is none."""
+        seed = mix(self.seed, *parts)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def restore_clock(self) -> None:
+        if self.state is not None:
+            self.step = self.saved_step = self.state["step"]
+            self.ended = self.state["ended"]
+            self.wall_before, self.loop_before = self.state["wall_s"], self.state["loop_s"]
+
+    def say(self, text: str) -> None:
+        """A line for the person who looks on; from the main process only."""
+        if self.main:
+            self.progress.say(text)
+
+    # Devices, processes, checkpoints.
+
+    def prepare(self, **objects: Any) -> tuple[Any, ...]:
+        """Put models and optimizers where they train, and restore them from the checkpoint if there is one.
+
+        Call it once, with everything that training changes: modules, optimizers, anything with state_dict and
+        load_state_dict. Their names are the checkpoint's. Returns them in the same order, models wrapped for several
+        processes.
+
+        Raises:
+            BadInput: the checkpoint does not fit them, strictly.
+        """
+        trains = {name: thing for name, thing in objects.items() if trainable(thing)}
+        prepared = self.accelerator.prepare(*trains.values()) if trains else ()
+        moved = dict(zip(trains, prepared if isinstance(prepared, tuple) else (prepared,), strict=True))
+        for name, thing in objects.items():
+            if name not in moved:
+                moved[name] = thing.to(self.device) if isinstance(thing, nn.Module) else thing
+        self.objects = {name: moved[name] for name in objects}
+        if self.state is not None:
+            saved, again = self.state["objects"], "--restart starts over"
+            if saved.keys() != objects.keys():
+                raise BadInput(f"the checkpoint in {self.dir} holds {', '.join(saved)}, not {', '.join(objects)}: {again}")
+            for name, thing in self.objects.items():
+                try:
+                    bare(thing).load_state_dict(saved[name])
+                except (RuntimeError, ValueError, KeyError) as error:
+                    reason = " ".join(str(error).split())
+                    raise BadInput(f"the checkpoint in {self.dir} does not fit this {name}: {reason}; {again}") from error
+            self.state = None
+        return tuple(self.objects.values())
+
+    def compile(self, function: T) -> T:
+        """torch.compile, or the function as it is, with one line, on a machine without a compiler."""
+        compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+        if compiler is None and self.device.type == "cpu":
+            self.say("no C++ compiler here: running without torch.compile")
+            return function
+        return torch.compile(function)
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where --precision says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def save(self) -> None:
+        """Write a checkpoint of the step just finished."""
+        for name, thing in self.objects.items():
+            if isinstance(thing, nn.Module) and not all(torch.isfinite(p).all() for p in thing.parameters()):
+                raise self.not_finite(f"a weight of {name}")
+        if self.main:
+            objects = {name: bare(thing).state_dict() for name, thing in self.objects.items()}
+            clock = {"step": self.step, "ended": self.ended, "wall_s": self.wall(), "loop_s": self.loop_before + self.loop_s}
+            checkpoint.save(self.dir / "checkpoint", self.step, {"run": self.identity, **clock, "objects": objects})
+        self.saved_step = self.step
+        self.saved_at = time.monotonic()
+
+    def wall(self) -> float:
+        return self.wall_before + time.monotonic() - self.started
+
+    # The loop.
+
+    def steps(self, total: int, samples: int = 0) -> Iterator[int]:
+        """The numbers of the updates that are still to do, of `total`; `samples` is how many each takes, of all processes.
+
+        Before each update all random generators are seeded from (seed, step, rank). After it come, where they are due: the
+        log line, the check for non-finite values, the checkpoint, the stop that a signal asked for.
+        """
+        self.total, self.samples_per_step = total, samples
+        self.saved_at = self.logged_at = time.monotonic()
+        self.logged_step = self.step
+        self.interrupt.deferred = True
+        try:
+            while self.step < total and not self.ended:
+                self.seed_all(self.step, self.rank)
+                yield self.step
+                self.step += 1
+                if self.step % self.experiment.log_every == 0 or self.step == total or self.ended or self.now:
+                    self.end_of_interval()
+        finally:
+            self.interrupt.deferred = False
+        if self.interrupt.signum:  # it came in the last interval, whose checkpoint is written
+            raise Interrupted(self.interrupt.signum)
+
+    @property
+    def log_step(self) -> bool:
+        return (self.step + 1) % self.experiment.log_every == 0 or self.step + 1 == self.total
+
+    def end_loop(self) -> None:
+        """End the training after this update: the criterion is met."""
+        self.ended = True
+
+    def batches(self, tensors: Pieces, batch_size: int, *, steps: int) -> Iterator[tuple[int, Pieces]]:
+        """(step, this process's share of the global batch) for tensors of one length, which stay where they are.
+
+        Raises:
+            BadInput: fewer samples in a batch than processes.
+        """
+        if batch_size < self.processes:
+            few = f"a batch of {batch_size} cannot be split among {self.processes} processes"
+            raise BadInput(f"{few}: use fewer processes, or a larger --batch-size")
+        mine = share(batch_size, self.rank, self.processes)
+        paper = getattr(self.experiment.config, "batch_size", batch_size)
+        self.say(f"global batch {batch_size} (the paper's: {paper}), on {self.processes} process{'es' * (self.processes > 1)}")
+        for step in self.steps(steps, samples=batch_size):
+            index = permuted(len(tensors[0]), self.seed, step * batch_size, (step + 1) * batch_size)[mine]
+            index = index.to(tensors[0].device, non_blocking=True)
+            yield step, tuple(t[index] for t in tensors)
+
+    def micro_batches(self, batch: Pieces, count: Callable[..., Tensor] | None = None) -> Iterator[tuple[Pieces, Any]]:
+        """(piece, weight) for every micro-batch of this process's batch.
+
+        A loss that is a mean over what `count` counts (samples, or for instance tokens: count(*piece) -> number), times the
+        weight, adds up over micro-batches and averages over processes to the mean over the global batch, exactly.
+        """
+        size = self.options.micro_batch or len(batch[0])
+        pieces = list(zip(*(t.split(size) for t in batch), strict=True))
+        if count is None:
+            weights = [len(piece[0]) * self.processes / self.samples_per_step for piece in pieces]
+        else:
+            counts = torch.stack([count(*piece) for piece in pieces]).float()
+            weights = counts * self.processes / self.accelerator.reduce(counts.sum(), "sum")
+        for i, (piece, weight) in enumerate(zip(pieces, weights, strict=True)):
+            for thing in self.objects.values():
+                if isinstance(thing, nn.parallel.DistributedDataParallel):
+                    thing.require_backward_grad_sync = i == len(pieces) - 1
+            yield piece, weight
+
+    # Metrics.
+
+    def log(self, **values: Tensor | float) -> None:
+        """Add to this update's values. A line of metrics.jsonl is their mean over updates and processes since the last line.
+
+        Values of micro-batches add up, so give them weighted. Nothing synchronises with the device before the line is due.
+        """
+        for name, value in values.items():
+            value = value.detach() if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def report(self, **values: float) -> None:
+        """Values of this moment, the same on all processes: an evaluation, a count."""
+        self.now |= values
+        if not self.interrupt.deferred:  # outside of a loop there is no end of step to wait for
+            self.write(self.now)
+            self.now = {}
+
+    def write(self, values: dict[str, float]) -> None:
+        if self.main:
+            row = {"step": self.step, "time": time.time(), **values}
+            self.metrics.write(row)
+            self.wandb.log(row)
+
+    def end_of_interval(self) -> None:
+        """One synchronisation: means over processes, and what to do now, agreed by all."""
+        now, updates = time.monotonic(), self.step - self.logged_step
+        due = self.main and now - self.saved_at >= self.experiment.checkpoint_every
+        shared = [*self.sums.values(), float(self.interrupt.signum), float(due)]
+        values = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in shared])
+        if self.processes > 1:
+            values = self.accelerator.reduce(values, "sum")
+        *sums, signum, due = values.tolist()
+        means = {name: total / updates / self.processes for name, total in zip(self.sums, sums, strict=True)}
+        last = self.step == self.total or self.ended
+
+        took = time.monotonic() - self.logged_at
+        self.loop_s += took
+        speed = {"samples_per_s": round(self.samples_per_step * updates / took, 1)} if self.samples_per_step else {}
+        bad = next((name for name, value in {**means, **self.now}.items() if not math.isfinite(value)), None)
+        if bad is not None:
+            raise self.not_finite(bad)
+        self.write({**means, **self.now, **speed})
+        self.latest = {**means, **self.now}
+        self.progress.show(self.step, self.total, {**self.latest, **speed}, took / updates, last)
+        self.sums, self.now = {}, {}
+        self.logged_step = self.step
+        if signum or due or last:
+            self.save()
+        self.logged_at = time.monotonic()
+        if signum:
+            # Ranks that got no signal end as those that did.
+            raise Interrupted(self.interrupt.signum or signal.SIGTERM)
+
+    def not_finite(self, what: str) -> Failed:
+        rates = [group["lr"] for x in self.objects.values() if hasattr(x, "param_groups") for group in x.param_groups[:1]]
+        lr = f", lr {', '.join(number(float(rate)) for rate in rates)}" if rates else ""
+        values = ", ".join(f"{k} {number(v)}" for k, v in getattr(self, "latest", {}).items())
+        return Failed(
+            f"{what} is not finite at step {self.step:,}{lr}; last values: {values or 'none'}; "
+            f"the checkpoint of step {self.saved_step:,} is kept in {self.dir / 'checkpoint'}: lower the rate or look at the data"
+        )
+
+    # Evaluation.
+
+    @contextlib.contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The bare model in eval mode without gradients, with the main process's buffers (batch-norm statistics) on all ranks."""
+        module = bare(model)
+        if self.processes > 1:
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        training = module.training
+        module.eval()
+        with torch.no_grad(), self.autocast():
+            yield module
+        module.train(training)
+
+    def share(self, n: int) -> slice:
+        """The part of n examples that this process evaluates."""
+        return share(n, self.rank, self.processes)
+
+    def gather(self, values: Tensor, n: int) -> Tensor:
+        """One value for each of n examples from all processes, in order: (own share, ...) -> (n, ...).
+
+        Raises:
+            ValueError: this process does not bring exactly its share, so that an example would be missing or count twice.
+        """
+        shares = [share(n, rank, self.processes) for rank in range(self.processes)]
+        sizes = [s.stop - s.start for s in shares]
+        if len(values) != sizes[self.rank]:
+            raise ValueError(f"process {self.rank} has {len(values)} values for its share of {sizes[self.rank]} of {n} examples")
+        if self.processes == 1:
+            return values
+        padded = torch.cat([values, values.new_zeros(max(sizes) - len(values), *values.shape[1:])])
+        gathered = self.accelerator.gather(padded).unflatten(0, (self.processes, max(sizes)))
+        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+
+    # The result.
+
+    def describe_data(self, *, name: str, train: int | str, test: int | str, stand_in: bool, **more: Any) -> None:
+        """What the record says of the data, `sha256` of its files or the `generator` and `seed` of generated data among it.
+
+        train, test: how many samples. stand_in: made up for tests, in place of the paper's.
+        """
+        self.data = {"name": name, "train": train, "test": test, "stand_in": stand_in, **more}
+
+    def save_figure(self, figure: Any, name: str) -> None:
+        """figures/<name>.png, with experiment, seed and commit in its metadata."""
+        if self.main:
+            path = self.dir / "figures" / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            about = f"{self.paper} {self.name} seed {self.seed}, commit {self.commit}, {self.code}"
+            figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Title": name, "Description": about})
+            self.wandb.figure(name, path)
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Write the record."""
+        missing = [claim.metric for claim in self.experiment.claims if claim.metric not in metrics]
+        if missing or not self.data:
+            raise ValueError(f"train() has to call run.describe_data, and to return every claim's metric (missing: {missing})")
+        metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        loop_s = self.loop_before + self.loop_s
+        self.finished = {
+            **{"paper": self.paper, "experiment": self.name, "kind": self.experiment.kind, "seed": self.seed},
+            **{"metrics": metrics, "data": self.data, "config": config_dict(self.config), "steps": self.step},
+            **{"wall_s": round(self.wall(), 1), "samples_per_s": round(self.samples_per_step * self.step / max(loop_s, 1e-9), 1)},
+            **{"peak_memory_mb": round(peak / 2**20), "hardware": provenance.hardware(self.processes), "processes": self.processes},
+            **{"precision": self.precision, "versions": provenance.versions(), "commit": self.commit, "code": self.code},
+            **({"changes": self.changes} if self.changes else {}),
+            "finished": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        if self.main:
+            checkpoint.write_atomic(self.dir / "result.json", json.dumps(self.finished, indent=1).encode())
+            self.wandb.finish(list(self.experiment.claims), metrics)
+
+    def print_result(self) -> None:
+        """The table of the run: claim, paper, ours, verdict."""
+        record, claims, kind = self.finished, self.experiment.claims, self.experiment.kind
+        changed = differences(config_dict(self.experiment.config), record["config"])
+        verdicts = ["changed recipe" if changed else c.verdict(kind, values(c, [record])) for c in claims]
+        rows = [["claim", "paper", "ours", "verdict"]]
+        rows += [[c.metric, paper_value(c), number(record["metrics"][c.metric]), v] for c, v in zip(claims, verdicts, strict=True)]
+        rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {c.metric for c in claims}]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        self.say("")
+        for row in rows:
+            self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        self.say("")
+        if record["code"] != provenance.code_hash(self.folder):
+            self.say("this run was made with other code than is here now; --restart runs it again")
+        if changed:
+            self.say(f"not the published recipe: {', '.join(changed)}")
+        for path in sorted((self.dir / "figures").glob("*.png")):
+            self.say(f"figure  {path}")
+        self.say(f"record  {self.dir / 'result.json'}")
+        reproduced = f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced" if kind == "paper" else f"kind {kind}"
+        self.say(f"{self.paper} {self.name} seed {self.seed}: {reproduced}, in {duration(record['wall_s'])}")
+
+
+def bare(thing: Any) -> Any:
+    """A module as it was before DistributedDataParallel and torch.compile; an optimizer as it was before accelerate."""
+    if isinstance(thing, nn.parallel.DistributedDataParallel):
+        thing = thing.module
+    thing = getattr(thing, "_orig_mod", thing)
+    return getattr(thing, "optimizer", thing) if not isinstance(thing, nn.Module) else thing
+
+
+def trainable(thing: Any) -> bool:
+    """Whether accelerate has to know of it: an optimizer, or a module with parameters that learn."""
+    if isinstance(thing, nn.Module):
+        return any(p.requires_grad for p in thing.parameters())
+    return isinstance(thing, torch.optim.Optimizer)

@@ -1,0 +1,191 @@
+"""Every table of the repository, generated from EXPERIMENTS and the published records.
+
+`python -m common.tables write` rewrites them (make tables), `check` fails where one is out of date (a test), `list` prints the
+whole state of the repository (make list). A generated part of a file stands between `<!-- generated: NAME -->` and
+`<!-- end -->`.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from common.claims import (
+    ROOT,
+    Claim,
+    Experiment,
+    Record,
+    config_dict,
+    differences,
+    duration,
+    experiments,
+    number,
+    paper_value,
+    papers,
+    records,
+    spread,
+    tolerance,
+    values,
+)
+from common.errors import BadInput
+
+
+def claim_rows(paper: str) -> Iterator[tuple[str, Experiment, Claim, list[Record]]]:
+    """(experiment name, experiment, claim, its records by seed) of every claim of a paper, in the order of EXPERIMENTS."""
+    published = records(paper)
+    for name, experiment in experiments(paper).items():
+        if experiment.kind == "smoke":
+            continue
+        mine = sorted((r for r in published if r["experiment"] == name), key=lambda r: r["seed"])
+        for record in mine:
+            if changed := differences(record["config"], config_dict(experiment.config)):
+                raise BadInput(
+                    f"papers/{paper}/results.json: {name} seed {record['seed']} was run with other hyper-parameters than "
+                    f"train.py has now ({', '.join(changed)}); run and publish it again"
+                )
+        for claim in experiment.claims:
+            yield name, experiment, claim, mine
+
+
+def verdict(experiment: Experiment, claim: Claim, mine: list[Record]) -> str:
+    return claim.verdict(experiment.kind, values(claim, mine))
+
+
+def made_on(mine: list[Record]) -> str:
+    """Hardware and time of the records: "2x AMD EPYC cores, 3 runs, 6 min"."""
+    if not mine:
+        return "–"
+    hardware = ", ".join(sorted({r["hardware"] for r in mine}))
+    runs = "" if len(mine) == 1 else f"{len(mine)} runs, "
+    return f"{hardware}; {runs}{duration(sum(r['wall_s'] for r in mine))}"
+
+
+def link(paper: str) -> str:
+    return f"[{paper}](papers/{paper}/README.md)"
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join(lines) + "\n"
+
+
+def claims_table(paper: str) -> str:
+    """For papers/<paper>/README.md."""
+    head = ["experiment", "claim", "where", "paper", "counts as reproduced", "ours", "verdict"]
+    rows = [
+        [f"`{name}`", f"`{c.metric}`", c.source, paper_value(c), tolerance(c), spread(values(c, mine)), verdict(e, c, mine)]
+        for name, e, c, mine in claim_rows(paper)
+    ]
+    reasons = {(c.metric, c.why): None for _, _, c, _ in claim_rows(paper) if c.why}
+    return markdown(head, rows) + "".join(f"\n- `{metric}`: {why}" for metric, why in reasons) + "\n"
+
+
+def runs_table(paper: str) -> str:
+    """For papers/<paper>/README.md: the command, cap and cost of every experiment, and what its published runs took."""
+    published = records(paper)
+    rows = []
+    for i, (name, e) in enumerate(experiments(paper).items()):
+        if e.kind == "smoke":
+            continue
+        mine = [r for r in published if r["experiment"] == name]
+        choice = "" if i == 0 else f" EXPERIMENT={name}"
+        seeds = " ".join(str(r["seed"]) for r in sorted(mine, key=lambda r: r["seed"]))
+        choice += f' SEEDS="{seeds}"' if len(mine) > 1 else ""
+        rows.append([f"`{name}`", e.kind, e.source, f"`make reproduce-{paper}{choice}`", e.cap, e.cost, made_on(mine)])
+    return markdown(["experiment", "kind", "paper", "command", "cap", "expected cost", "measured"], rows)
+
+
+def records_table(paper: str) -> str:
+    """For papers/<paper>/README.md: everything that the published runs measured."""
+    rows = []
+    for r in records(paper):
+        metrics = ", ".join(f"{k} {number(v)}" for k, v in r["metrics"].items())
+        rows.append([f"`{r['experiment']}`", str(r["seed"]), metrics, number(r["samples_per_s"]), f"`{(r['commit'] or '')[:10]}`"])
+    return markdown(["experiment", "seed", "metrics", "samples/s", "commit"], rows)
+
+
+def papers_table(_: str = "") -> str:
+    """For README.md: one line a paper, its headline claim."""
+    rows = []
+    for paper in papers():
+        _, e, c, mine = next(claim_rows(paper))
+        row = [link(paper), f"{c.metric} ({c.source})", paper_value(c), spread(values(c, mine))]
+        rows.append([*row, verdict(e, c, mine), f"`make reproduce-{paper}`"])
+    return markdown(["paper", "headline claim", "paper's", "ours", "verdict", "command"], rows)
+
+
+def reproductions(_: str = "") -> str:
+    """reproductions.md: every claim of every paper."""
+    rows = [
+        [link(p), f"`{n}`", f"{c.metric}, {c.source}", paper_value(c), spread(values(c, m)), verdict(e, c, m), made_on(m)]
+        for p in papers()
+        for n, e, c, m in claim_rows(p)
+    ]
+    return markdown(["paper", "experiment", "claim", "paper's", "ours", "verdict", "hardware, time"], rows)
+
+
+def listing() -> str:
+    """Plain text for `make list`."""
+    rows = [["paper", "experiment", "kind", "claim", "paper's", "verdict so far", "expected cost"]]
+    for paper in papers():
+        by_name: dict[str, list[list[str]]] = {}
+        for name, e, c, mine in claim_rows(paper):
+            by_name.setdefault(name, []).append([c.metric, paper_value(c), verdict(e, c, mine)])
+        for name, e in experiments(paper).items():
+            for i, claim in enumerate(by_name.get(name, [["–", "–", "–"]])):
+                rows.append([paper, name, e.kind, *claim, e.cost] if i == 0 else ["", "", "", *claim, ""])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+BLOCKS = {
+    "claims": claims_table,
+    "runs": runs_table,
+    "records": records_table,
+    "papers": papers_table,
+    "reproductions": reproductions,
+}
+BLOCK = re.compile(r"(<!-- generated: (\w+)[^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def generated(path: Path) -> str:
+    """A file's text with every generated part made anew."""
+
+    def block(match: re.Match) -> str:
+        return f"{match[1]}\n{BLOCKS[match[2]](path.parent.name)}\n{match[3]}"
+
+    return BLOCK.sub(block, path.read_text())
+
+
+def files() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "reproductions.md", *(ROOT / "papers" / paper / "README.md" for paper in papers())]
+
+
+def stale() -> list[Path]:
+    """The files in which a table and its records disagree."""
+    return [path for path in files() if generated(path) != path.read_text()]
+
+
+def main(command: str) -> int:
+    try:
+        if command == "list":
+            print(listing())
+        elif command == "write":
+            for path in stale():
+                path.write_text(generated(path))
+                print(f"rewrote {path.relative_to(ROOT)}")
+        elif command == "check":
+            for path in (out_of_date := stale()):
+                print(f"{path.relative_to(ROOT)} is out of date: run make tables", file=sys.stderr)
+            return 1 if out_of_date else 0
+        else:
+            raise BadInput(f"common.tables: '{command}' is none of list, write, check")
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "list"))

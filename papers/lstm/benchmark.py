@@ -1,0 +1,71 @@
+"""Sequences per second of the vectorised truncated gradient (model.py) against plain autograd step by step.
+
+    make benchmark-lstm        # both in one process, in alternating blocks; half a minute on one core
+
+Both compute the same gradient (tests/papers/test_lstm_model.py). The plain way, which is how one would write it down first,
+builds a graph of every time step and walks back through it.
+"""
+
+import statistics
+import time
+
+import torch
+from torch import Tensor
+
+from papers.lstm.model import LSTM, f, g, h, squared_error
+from papers.lstm.tasks import TASKS
+
+TRIALS, UPDATES, BLOCKS = 20, 20, 7
+
+
+def step_by_step(model: LSTM, x: Tensor, last: Tensor, truncate: bool = True) -> Tensor:
+    """`LSTM.forward` as a loop over time: x (N, M, T, I), last (N, M) -> (N, M, K). Untruncated if so asked, for comparison."""
+    (N, M, T, _), B, S = x.shape, model.blocks, model.cells
+    y = x.new_zeros(N, M, B * (2 + S))
+    s = x.new_zeros(N, M, B, S)
+    outputs = []
+    for t in range(T):
+        before = y.detach() if truncate else y
+        net = x[:, :, t] @ model.input_weight.mT + before @ model.recurrent_weight.mT
+        net = net.unflatten(-1, (B, 2 + S)) + model.padded_bias()[:, 0]
+        y_in, y_out = f(net[..., :1]), f(net[..., 1:2])
+        s = s + y_in * g(net[..., 2:])
+        y_c = y_out * h(s)
+        y = torch.cat([y_in, y_out, y_c], -1).flatten(2)
+        outputs.append(y_c.flatten(2))
+    y_c = torch.stack(outputs, 2).take_along_dim(last[:, :, None, None], 2).squeeze(2)
+    net_k = y_c @ model.output_weight.mT
+    return f(net_k if model.output_bias is None else net_k + model.output_bias[:, None])
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    task = TASKS["temporal-order-6a"]
+    model = LSTM(TRIALS, task.inputs, task.outputs, 2, 2, input_gate_bias=(-2.0, -4.0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    sequences = task.draw((TRIALS, 1), torch.Generator().manual_seed(0))
+
+    def seconds(forward) -> float:
+        start = time.perf_counter()
+        for _ in range(UPDATES):
+            squared_error(sequences.target, forward(sequences.x, sequences.last)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return (time.perf_counter() - start) / UPDATES
+
+    variants = {"step by step": lambda x, last: step_by_step(model, x, last), "vectorised (model.py)": model}
+    for forward in variants.values():
+        seconds(forward)  # warm-up
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(BLOCKS):
+        for name, forward in variants.items():
+            times[name].append(seconds(forward))
+    for name, measured in times.items():
+        update = statistics.median(measured)
+        print(f"{name:24} {TRIALS / update:8,.0f} sequences/s  {1e3 * update:.2f} ms an update of {TRIALS} trials")
+    ratios = [a / b for a, b in zip(*times.values(), strict=True)]
+    print(f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f} over {BLOCKS} alternating blocks")
+
+
+if __name__ == "__main__":
+    main()
