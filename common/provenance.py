@@ -1,11 +1,9 @@
 """Where a record comes from: the code, the commit, the machine."""
 
 import hashlib
-import io
 import os
 import platform
 import subprocess
-import tarfile
 from importlib import metadata
 from pathlib import Path
 
@@ -29,12 +27,11 @@ def code_hash(folder: str) -> str:
 
 def code_hash_at(commit: str, folder: str) -> str | None:
     """The same of a commit's tree; None where the repository does not have the commit or the commit not the folder."""
-    archive = git("archive", "--format=tar", commit, "--", folder, "common", *PINS)
-    if archive is None:
+    listing = git("ls-tree", "-r", "-z", "--name-only", commit, "--", folder, "common", *PINS)
+    if not listing:
         return None
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        members = [m for m in tar.getmembers() if m.isfile() and (m.name.endswith(".py") or m.name in PINS)]
-        return _digest({m.name: tar.extractfile(m).read() for m in members})
+    names = [name for name in listing.decode().split("\0") if name.endswith(".py") or name in PINS]
+    return _digest({name: git("show", f"{commit}:{name}") for name in names})
 
 
 def git(*arguments: str) -> bytes | None:

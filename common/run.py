@@ -250,7 +250,7 @@ class Run(Generic[C]):
         self.changes, self.code, self.commit = begun["changes"], begun["code"], begun["commit"]
         self.finished = begun["finished"]
         if self.finished is None:
-            self.state = self.on_main(lambda: checkpoint.load(self.dir / "checkpoint", self.identity, self.say))
+            self.state = begun["state"]
             self.restore_clock()
             if self.main:
                 self.metrics = Metrics(self.dir / "metrics.jsonl", self.step)
@@ -291,7 +291,7 @@ class Run(Generic[C]):
         return result[0]
 
     def open_directory(self) -> dict[str, Any]:
-        """Take the run directory: one run at a time, and only the run that it belongs to."""
+        """Take the run directory, one run at a time and only the run that it belongs to, and load its newest checkpoint."""
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.dir / "lock", "ab")  # noqa: SIM115, held until the end
@@ -327,8 +327,9 @@ class Run(Generic[C]):
                     advice = "--restart starts over, --allow-changes goes on and records it"
                     raise BadInput(f"{self.dir} was begun otherwise ({what}): {advice}")
                 begun["changes"] = [*begun["changes"], {"after": saved[0].stem, "what": what}]
+        state = checkpoint.load(self.dir / "checkpoint", self.identity, self.say)
         checkpoint.write_atomic(config_path, json.dumps(begun, indent=1).encode())
-        return {**begun, "finished": None}
+        return {**begun, "finished": None, "state": state}
 
     def seed_all(self, *parts: Any) -> None:
         """Seed torch's default generators. Not torch.manual_seed, which queues a call for each GPU where there is none."""

@@ -1,0 +1,96 @@
+"""`make publish-<paper>`: finished runs become records, curves and figures of the repository, and tables follow.
+
+A record is refused if it cannot be trusted: stand-in data, hyper-parameters that are not the experiment's, code that is not its
+commit's, a recipe changed on the way. Publishing a (experiment, seed) again replaces it, and says so.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from common import provenance, tables, track
+from common.checkpoint import write_atomic
+from common.claims import ROOT, Experiment, Record, config_dict, differences, experiments, papers, records
+from common.errors import BadInput
+
+CURVE = 200  # rows of a published curve
+
+
+def refusal(record: Record, experiment: Experiment | None) -> str | None:
+    """Why a record cannot be published, or None."""
+    if experiment is None:
+        return "no such experiment in train.py"
+    if record["data"]["stand_in"]:
+        return "its data is a stand-in"
+    if changed := differences(record["config"], config_dict(experiment.config)):
+        return f"other hyper-parameters than the experiment's ({', '.join(changed)})"
+    if record.get("changes"):
+        return f"its recipe changed on the way ({'; '.join(change['what'] for change in record['changes'])})"
+    if not record["commit"]:
+        return "it names no commit; run it in a git checkout, or with $COMMIT set"
+    at_commit = provenance.code_hash_at(record["commit"], f"papers/{record['paper']}")
+    if at_commit is None:
+        return f"its commit {record['commit'][:10]} is not in this repository"
+    if at_commit != record["code"]:
+        return f"it was not made by the code of its commit {record['commit'][:10]}; run it from a clean checkout"
+    return None
+
+
+def thinned(rows: list[track.Row]) -> list[track.Row]:
+    """At most CURVE rows, evenly chosen, the first and the last among them."""
+    if len(rows) <= CURVE:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (CURVE - 1))] for i in range(CURVE)]
+
+
+def publish(paper: str, out: Path) -> int:
+    """Returns how many records were refused.
+
+    Raises:
+        BadInput: there is nothing to publish.
+    """
+    if paper not in papers():
+        raise BadInput(f"no paper '{paper}': there are {', '.join(papers())}")
+    found = sorted((out / paper).glob("*/seed*/result.json"), key=lambda path: (path.parts[-3], len(path.parts[-2]), path))
+    results = {path: json.loads(path.read_text()) for path in found}
+    results = {path: record for path, record in results.items() if record["kind"] != "smoke"}
+    if not results:
+        raise BadInput(f"no finished run of {paper} in {out / paper}: make reproduce-{paper} makes one")
+    folder, table, refused = ROOT / "papers" / paper, experiments(paper), 0
+    published = {(record["experiment"], record["seed"]): record for record in records(paper)}
+    for path, record in results.items():
+        name, seed = key = record["experiment"], record["seed"]
+        if reason := refusal(record, table.get(name)):
+            print(f"refused   {name} seed {seed}: {reason}")
+            refused += 1
+            continue
+        state = "added" if key not in published else "unchanged" if published[key] == record else "replaced"
+        print(f"{state:9} {name} seed {seed}")
+        published[key] = record
+        (folder / "curves").mkdir(exist_ok=True)
+        curve = "".join(json.dumps(row) + "\n" for row in thinned(track.read(path.parent / "metrics.jsonl")))
+        write_atomic(folder / "curves" / f"{name}-seed{seed}.jsonl", curve.encode())
+        if seed == min(s for n, s in published if n == name):
+            (folder / "figures").mkdir(exist_ok=True)
+            for figure in table[name].figures:
+                shutil.copyfile(path.parent / "figures" / f"{figure}.png", folder / "figures" / f"{name}-{figure}.png")
+    order = list(table)
+    kept = sorted(
+        published.values(), key=lambda r: (order.index(r["experiment"]) if r["experiment"] in order else len(order), r["seed"])
+    )
+    write_atomic(folder / "results.json", (json.dumps(kept, indent=1) + "\n").encode())
+    tables.main("write")
+    return refused
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        return 2 if publish(arguments[0], Path(arguments[1] if len(arguments) > 1 else "runs")) else 0
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""Starting training scripts from tests: in this process, or in new ones that share one import of torch."""
+
+import contextlib
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from common.claims import ROOT
+from common.run import main
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "accelerate", "tyro", "common.run"])
+
+
+def here(module: str, *argv: str) -> tuple[int, str]:
+    """Exit code and output of `python -m module argv`, run in this process."""
+    script = importlib.import_module(module)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            code = main(script.EXPERIMENTS, script.train, [str(a) for a in argv])
+        except SystemExit as stop:  # tyro's
+            code = stop.code
+    return code, output.getvalue()
+
+
+def _child(module: str, argv: tuple[str, ...], environment: dict[str, str], log: str) -> None:
+    with open(log, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(ROOT)
+    os.environ.update(environment)
+    sys.argv = [module, *argv]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+class Started:
+    """`python -m module argv` as a process of its own, quickly: forked where torch is imported already."""
+
+    def __init__(self, log: Path, module: str, *argv: str, **environment: str) -> None:
+        self.log = log
+        self.process = CONTEXT.Process(target=_child, args=(module, tuple(map(str, argv)), environment, str(log)))
+        self.process.start()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def kill(self, signum: int) -> None:
+        os.kill(self.process.pid, signum)
+
+    def wait(self, seconds: float = 120) -> int:
+        """The exit code; negative for a signal that killed it."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            raise TimeoutError(f"still running after {seconds} s:\n{self.output()}")
+        return self.process.exitcode
+
+    def output(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def processes(n: int, log: Path, module: str, *argv: str) -> list[Started]:
+    """The same as n processes of one group, as torchrun starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    group = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [Started(log.with_suffix(f".{rank}"), module, *argv, **group, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(n)]
+
+
+def finish(started: list[Started], seconds: float = 120) -> None:
+    """Wait for all of them; every one has to end well."""
+    codes = [each.wait(seconds) for each in started]
+    assert codes == [0] * len(codes), "\n".join(each.output() for each in started)
+
+
+def until(condition, seconds: float = 60):
+    """What condition() returns once that is true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+    return value
+
+
+def rows(directory: Path) -> list[dict]:
+    """metrics.jsonl without what depends on the clock."""
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in ("time", "samples_per_s")} for line in lines]
+
+
+def record(directory: Path) -> dict:
+    return json.loads((directory / "result.json").read_text())
+
+
+def newest(directory: Path) -> dict:
+    """The newest checkpoint."""
+    from common.checkpoint import checkpoints
+
+    return torch.load(checkpoints(directory / "checkpoint")[0], weights_only=True)

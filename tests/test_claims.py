@@ -1,0 +1,190 @@
+"""Verdicts, tables, and what may be published."""
+
+import dataclasses
+import json
+import re
+import subprocess
+
+import pytest
+
+from common import provenance, publish, tables
+from common.claims import Claim, number, papers, records, spread
+from common.errors import BadInput
+from tests.toy.train import EXPERIMENTS
+
+LOWER = Claim("error", 7.0, "%", lower_is_better=True, tolerance=0.3)
+HIGHER = Claim("bleu", 27.3, tolerance=0.2)
+
+
+@pytest.mark.parametrize(
+    ("claim", "kind", "values", "verdict"),
+    [
+        (LOWER, "paper", [6.0], "reproduced"),
+        (LOWER, "paper", [7.3], "reproduced"),  # 7.3 - 7.0 > 0.3 in binary
+        (LOWER, "paper", [7.31], "short by 0.31%"),
+        (LOWER, "paper", [7.0, 8.0], "short by 0.5%"),  # the mean over seeds, not the best of them
+        (HIGHER, "paper", [30.0], "reproduced"),
+        (HIGHER, "paper", [27.1], "reproduced"),
+        (HIGHER, "paper", [25.3], "short by 2"),
+        (HIGHER, "paper", [float("nan")], "short, not measurable"),
+        (HIGHER, "paper", [], "not run"),
+        (HIGHER, "scaled", [30.0], "scaled"),
+        (HIGHER, "weights", [27.3], "weights"),
+        (HIGHER, "reading", [1.0], "reading"),
+        (HIGHER, "scaled", [], "not run"),
+    ],
+)
+def test_verdict(claim, kind, values, verdict):
+    assert claim.verdict(kind, values) == verdict
+
+
+def test_numbers():
+    assert [number(x) for x in (0.012346, 8.61, 31390, 999.94, 25473.4, float("nan"), None)] == [
+        *("0.01235", "8.61", "31,390", "999.9", "25,473", "–", "–")
+    ]
+    assert spread([]) == "–" and spread([8.6]) == "8.6"
+    assert spread([8.0, 9.0, 10.0]) == "9 ± 1 (3)"
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository with one paper, the toy, and no results; tables and publish look at it."""
+    root = tmp_path / "repository"
+    (root / "papers" / "toy").mkdir(parents=True)
+    (root / "common").mkdir()
+    (root / "papers" / "toy" / "train.py").write_text("# code")
+    (root / "papers" / "toy" / "README.md").write_text("# Toy\n<!-- generated: claims -->\n<!-- end -->\nby hand\n")
+    (root / "README.md").write_text("<!-- generated: papers -->\n<!-- end -->\n")
+    (root / "reproductions.md").write_text("<!-- generated: reproductions -->\n<!-- end -->\n")
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", root, *command], check=True)
+    for module in (tables, publish, provenance):
+        monkeypatch.setattr(module, "ROOT", root)
+    monkeypatch.setattr("common.claims.ROOT", root)
+    for module in (tables, publish):
+        monkeypatch.setattr(module, "experiments", lambda paper: EXPERIMENTS)
+    return root
+
+
+def write_run(runs, seed=0, name="headline", **changes):
+    """A finished run as common.run leaves it."""
+    directory = runs / "toy" / name / f"seed{seed}"
+    (directory / "figures").mkdir(parents=True, exist_ok=True)
+    record = {
+        "paper": "toy", "experiment": name, "kind": EXPERIMENTS[name].kind, "seed": seed, "metrics": {"test_error": 22.0 + seed},
+        "data": {"name": "toy", "stand_in": False}, "config": dataclasses.asdict(EXPERIMENTS[name].config), "wall_s": 60.0,
+        "samples_per_s": 10.0, "hardware": "1x GPU", "commit": provenance.commit(), "code": provenance.code_hash("papers/toy"),
+    }  # fmt: skip
+    record |= changes
+    (directory / "result.json").write_text(json.dumps(record))
+    (directory / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": i, "time": 0, "loss": 1 / i}) + "\n" for i in range(1, 1000))
+    )
+    (directory / "figures" / "curve.png").write_bytes(b"png of seed %d" % seed)
+    return record
+
+
+def test_publish(repository, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    written = [write_run(runs, seed) for seed in (0, 1)]
+    write_run(runs, name="smoke")
+    assert publish.publish("toy", runs) == 0
+    assert records("toy") == written, "smoke runs are not published"
+    folder = repository / "papers" / "toy"
+    assert (folder / "figures" / "headline-curve.png").read_bytes() == b"png of seed 0"
+    curve = [json.loads(line)["step"] for line in (folder / "curves" / "headline-seed1.jsonl").read_text().splitlines()]
+    assert len(curve) == 200 and curve[0] == 1 and curve[-1] == 999 and curve == sorted(set(curve))
+    page = (folder / "README.md").read_text()
+    row = "| `headline` | `test_error` | Table 1 | 20% | ≤ 25 | 22.5 ± 0.7071 (2) | reproduced |"
+    assert row in page and "by hand" in page
+    assert "reproduced" in (repository / "README.md").read_text()
+    assert "22.5 ± 0.7071 (2) | reproduced | 1x GPU; 2 runs, 2 min" in (repository / "reproductions.md").read_text()
+    assert tables.stale() == []
+    assert capsys.readouterr().out.startswith("added     headline seed 0\nadded     headline seed 1\n")
+
+    write_run(runs, 1, metrics={"test_error": 42.0})
+    assert publish.publish("toy", runs) == 0
+    assert "unchanged headline seed 0\nreplaced  headline seed 1\n" in capsys.readouterr().out
+    assert "32 ± 14.14 (2) | short by 12% |" in (folder / "README.md").read_text()
+
+
+def test_a_table_that_disagrees_with_its_records_is_found(repository, tmp_path):
+    write_run(tmp_path / "runs")
+    publish.publish("toy", tmp_path / "runs")
+    page = repository / "papers" / "toy" / "README.md"
+    page.write_text(page.read_text().replace("| 22 |", "| 12 |"))
+    assert tables.stale() == [page]
+    assert tables.main("check") == 1
+    results = repository / "papers" / "toy" / "results.json"
+    old = json.loads(results.read_text())
+    old[0]["config"]["lr"] = 0.5
+    results.write_text(json.dumps(old))
+    with pytest.raises(BadInput, match=r"headline seed 0 was run with other hyper-parameters .*lr 0.5 -> 0.02"):
+        tables.stale()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data": {"name": "toy", "stand_in": True}}, "stand-in"),
+        ({"config": {"lr": 0.5}}, "other hyper-parameters"),
+        ({"changes": [{"after": "step5", "what": "other code"}]}, "changed on the way"),
+        ({"commit": None}, "names no commit"),
+        ({"commit": "0" * 40}, "not in this repository"),
+        ({"code": "sha256 0"}, "not made by the code of its commit"),
+        ({"experiment": "gone"}, "no such experiment"),
+    ],
+)
+def test_what_cannot_be_trusted_is_not_published(changes, reason, repository, tmp_path, capsys):
+    write_run(tmp_path / "runs", seed=0)
+    write_run(tmp_path / "runs", seed=1, **changes)
+    assert publish.main(["toy", str(tmp_path / "runs")]) == 2
+    output = capsys.readouterr().out
+    assert "added     headline seed 0" in output
+    assert reason in next(line for line in output.splitlines() if line.startswith("refused"))
+    assert [record["seed"] for record in records("toy")] == [0]
+
+
+def test_code_hash_is_that_of_the_commit_only_while_nothing_is_changed(repository):
+    code = provenance.code_hash("papers/toy")
+    assert provenance.code_hash_at(provenance.commit(), "papers/toy") == code
+    (repository / "papers" / "toy" / "README.md").write_text("tables do not matter")
+    assert provenance.code_hash("papers/toy") == code
+    (repository / "papers" / "toy" / "train.py").write_text("# other code")
+    assert provenance.code_hash("papers/toy") != code
+    (repository / "papers" / "toy" / "train.py").write_text("# code")
+    (repository / "common" / "new.py").write_text("")
+    assert provenance.code_hash("papers/toy") != code
+
+
+def test_commit_without_git(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance.commit() is None
+    monkeypatch.setenv("COMMIT", "abc")
+    assert provenance.commit() == "abc"
+
+
+def test_nothing_to_publish(repository, tmp_path, capsys):
+    assert publish.main(["toy", str(tmp_path / "nothing")]) == 2
+    assert publish.main(["nonsense", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and "no finished run of toy" in errors[0] and "no paper 'nonsense'" in errors[1]
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_published_records_were_made_by_the_code_of_their_commits(paper):
+    for record in records(paper):
+        assert not record["data"]["stand_in"]
+        if provenance.git("cat-file", "-e", record["commit"]) is None:
+            pytest.skip("a shallow clone does not have the commits")
+        assert provenance.code_hash_at(record["commit"], f"papers/{paper}") == record["code"]
+
+
+def test_list_shows_everything():
+    text = tables.listing()
+    for paper in papers():
+        table = tables.experiments(paper)
+        for name, experiment in table.items():
+            assert re.search(rf"^{paper} +{name} +{experiment.kind} .*{re.escape(experiment.cost)}$", text, re.MULTILINE)
+            for claim in experiment.claims:
+                assert claim.metric in text and number(claim.value) in text

@@ -1,0 +1,161 @@
+"""What must hold for every paper. A new folder under papers/ is tested without being listed."""
+
+import dataclasses
+import importlib
+import math
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from common import tables
+from common.claims import ROOT, experiments, papers
+from tests.start import Started, finish, here, newest, processes, record, rows, until
+
+SCRIPTS = [f"papers.{paper}.train" for paper in papers()]
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_alone(paper, tmp_path):
+    """model.py works where it lies in an empty folder, with torch, einops and the standard library."""
+    shutil.copy(ROOT / "papers" / paper / "model.py", tmp_path)
+    check = "import sys, model; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {check}"]
+    loaded = set(subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split())
+    assert "torch" in loaded
+    assert not loaded & {"common", "papers", "accelerate", "torchvision", "transformers", "timm", "datasets", "tyro", "wandb"}
+    source = (ROOT / "papers" / paper / "model.py").read_text()
+    assert not re.search(r"^\s*(from|import) (common|papers|\.)", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "tests.toy.train"])
+def test_resume(script, tmp_path):
+    """A run killed several times ends as one that was left alone, bit for bit: metrics, weights, optimizer, result."""
+    finish([Started(tmp_path / "log", script, "smoke", "--out", tmp_path / "straight")])
+    straight = next((tmp_path / "straight").glob("*/smoke/seed0"))
+    lines = rows(straight)
+    killed = tmp_path / "killed" / straight.relative_to(tmp_path / "straight")
+
+    kills = 0
+    for n in sorted(random.sample(range(1, len(lines)), min(3, len(lines) - 1))):
+        run = Started(tmp_path / "log", script, "smoke", "--out", tmp_path / "killed")
+        until(lambda run=run, n=n: not run.alive or ((killed / "metrics.jsonl").exists() and lines_so_far(killed) >= n))
+        if run.alive:
+            run.kill(signal.SIGKILL)
+        kills += run.wait() == -signal.SIGKILL
+    assert kills >= 1
+    finish([Started(tmp_path / "log", script, "smoke", "--out", tmp_path / "killed")])
+
+    assert rows(killed) == lines
+    assert record(killed)["metrics"] == record(straight)["metrics"]
+    assert record(killed)["steps"] == record(straight)["steps"]
+    assert_equal(newest(killed)["objects"], newest(straight)["objects"])
+
+
+def lines_so_far(directory):
+    return (directory / "metrics.jsonl").read_bytes().count(b"\n")
+
+
+def assert_equal(a, b):
+    """Nested dicts, lists and tensors, equal in every bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def without_dropout(experiment):
+    """Flags that set every hyper-parameter whose name ends in dropout to 0."""
+    names = [f.name for f in dataclasses.fields(experiment.config) if f.name.endswith("dropout")]
+    return [word for name in names for word in (f"--{name.replace('_', '-')}", "0")]
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [*((s, "smoke") for s in SCRIPTS), ("tests.toy.train", "smoke"), ("tests.toy.train", "norm")]
+)
+def test_processes(script, name, tmp_path, toy_data, monkeypatch):
+    """1 process, 2 processes and 2 micro-batches take the same steps; with batch norm, the same global batches."""
+    experiment = importlib.import_module(script).EXPERIMENTS[name]
+    if experiment.per_sample:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        code, output = here(script, name, "--out", tmp_path)
+        assert code == 2
+        assert "cannot be split among 2 processes" in output and output.count("\n") == 1
+        assert not any(tmp_path.glob("*/smoke"))
+        return
+
+    flags = [name, "--precision", "fp32", "--data-dir", toy_data, *without_dropout(experiment)]
+    one = Started(tmp_path / "one.log", script, *flags, "--out", tmp_path / "1")
+    two = processes(2, tmp_path / "two.log", script, *flags, "--out", tmp_path / "2")
+    finish([one, *two])
+    directory = {out: next((tmp_path / out).glob("*/*/seed0")) for out in "12"}
+    assert record(directory["1"])["processes"] == 1
+    assert record(directory["2"])["processes"] == 2
+    has_batch_norm = any("running_var" in key for key in newest(directory["1"])["objects"]["model"])
+    batch = re.compile(r"global batch (\d+)")
+    if has_batch_norm:  # its statistics are per process, as in the papers
+        assert batch.search(one.output())[1] == batch.search(two[0].output())[1]
+        assert [row["step"] for row in rows(directory["1"])] == [row["step"] for row in rows(directory["2"])]
+        return
+    size = -(-int(batch.search(one.output())[1]) // 2)
+    micro = Started(tmp_path / "micro.log", script, *flags, "--micro-batch", size, "--out", tmp_path / "m")
+    finish([micro])
+    directory["m"] = next((tmp_path / "m").glob("*/*/seed0"))
+    assert_close(rows(directory["2"]), rows(directory["1"]))
+    assert_close(rows(directory["m"]), rows(directory["1"]))
+
+
+def assert_close(a, b, relative=1e-5):
+    assert len(a) == len(b) and len(a) > 2
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        for key in x:
+            assert math.isclose(x[key], y[key], rel_tol=relative, abs_tol=1e-9), (key, x, y)
+
+
+def test_every_generated_table_agrees_with_its_records():
+    assert [str(path) for path in tables.stale()] == []
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_experiments_say_what_they_are(paper):
+    table = experiments(paper)
+    assert "smoke" in table and table["smoke"].kind == "smoke"
+    assert next(iter(table.values())).kind == "paper", "the first experiment is the paper's headline"
+    for name, experiment in table.items():
+        assert experiment.source and experiment.cost and experiment.cap, name
+        for claim in experiment.claims:
+            assert claim.source and claim.why, (
+                f"{name}: {claim.metric}: say where it is printed, and where the tolerance comes from"
+            )
+        if experiment.kind in ("reading", "scaled"):
+            assert experiment.note, f"{name}: say what is read differently, or scaled"
+    for part in ("Claims", "Run it", "What is logged", "Notes from the paper", "Deviations", "Open questions", "Figures"):
+        assert f"\n## {part}\n" in (ROOT / "papers" / paper / "README.md").read_text()
+    assert len((ROOT / "papers" / paper / "model.py").read_text().splitlines()) <= 260
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_light(script):
+    """What --help needs to load is torch, accelerate and tyro: it answers in two or three seconds."""
+    check = "import sys, runpy; sys.argv = ['train', 'smoke', '--help']\n"
+    check += f"try: runpy.run_module({script!r}, run_name='__main__')\nexcept SystemExit as stop: assert stop.code == 0\n"
+    check += "print('loaded', *sys.modules)"
+    output = subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "--seed" in output and "--allow-changes" in output
+    loaded = set(output.rpartition("loaded")[2].split())
+    assert not loaded & {"torchvision", "matplotlib", "wandb", "transformers", "datasets", "timm", "sacrebleu"}
