@@ -213,7 +213,7 @@ class Run(Generic[C]):
         self.data: dict[str, Any] = {}
         self.objects: dict[str, Any] = {}
         self.state: dict[str, Any] | None = None
-        self.ended = False
+        self.ended = self.in_loop = False
         self.sums: dict[str, Any] = {}
         self.now: dict[str, float] = {}
         self.samples_per_step = 0
@@ -422,7 +422,7 @@ class Run(Generic[C]):
         self.total, self.samples_per_step = total, samples
         self.saved_at = self.logged_at = time.monotonic()
         self.logged_step = self.step
-        self.interrupt.deferred = True
+        self.in_loop = self.interrupt.deferred = True
         try:
             while self.step < total and not self.ended:
                 self.seed_all(self.step, self.rank)
@@ -431,7 +431,7 @@ class Run(Generic[C]):
                 if self.step % self.experiment.log_every == 0 or self.step == total or self.ended or self.now:
                     self.end_of_interval()
         finally:
-            self.interrupt.deferred = False
+            self.in_loop = self.interrupt.deferred = False
         if self.interrupt.signum:  # it came in the last interval, whose checkpoint is written
             raise Interrupted(self.interrupt.signum)
 
@@ -493,7 +493,7 @@ class Run(Generic[C]):
     def report(self, **values: float) -> None:
         """Values of this moment, the same on all processes: an evaluation, a count."""
         self.now |= values
-        if not self.interrupt.deferred:  # outside of a loop there is no end of step to wait for
+        if not self.in_loop:  # no end of an update to wait for
             self.write(self.now)
             self.now = {}
 
@@ -645,10 +645,9 @@ class Run(Generic[C]):
 
 def bare(thing: Any) -> Any:
     """A module as it was before DistributedDataParallel and torch.compile; an optimizer as it was before accelerate."""
-    if isinstance(thing, nn.parallel.DistributedDataParallel):
-        thing = thing.module
-    thing = getattr(thing, "_orig_mod", thing)
-    return getattr(thing, "optimizer", thing) if not isinstance(thing, nn.Module) else thing
+    while isinstance(thing, nn.parallel.DistributedDataParallel) or hasattr(thing, "_orig_mod"):
+        thing = thing.module if isinstance(thing, nn.parallel.DistributedDataParallel) else thing._orig_mod
+    return thing if isinstance(thing, nn.Module) else getattr(thing, "optimizer", thing)
 
 
 def trainable(thing: Any) -> bool:
