@@ -616,8 +616,8 @@ class Run(Generic[C]):
             "finished": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         if self.main:
-            checkpoint.write_atomic(self.dir / "result.json", json.dumps(self.finished, indent=1).encode())
             self.wandb.finish(list(self.experiment.claims), metrics)
+            checkpoint.write_atomic(self.dir / "result.json", json.dumps(self.finished, indent=1).encode())
 
     def print_result(self) -> None:
         """The table of the run: claim, paper, ours, verdict."""

@@ -3,15 +3,14 @@
 import contextlib
 import importlib.util
 import json
-import netrc
 import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from common.checkpoint import write_atomic
 from common.claims import Claim, number
@@ -19,6 +18,7 @@ from common.errors import Failed
 
 PROJECT = "paper-reproductions"
 TIMEOUT = 15  # seconds that W&B may take to answer before the run goes on offline
+FINISH_TIMEOUT = 30  # seconds that the last upload may take
 
 Row = dict[str, Any]
 
@@ -56,27 +56,16 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
-def credentials() -> bool:
-    """Whether W&B can log in without asking: by $WANDB_API_KEY, $WANDB_IDENTITY_TOKEN_FILE or the netrc file."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    for path in [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(os.path.expanduser(path)).authenticators(host):
-                return True
-    return False
-
-
 class WandB:
-    """One W&B run for one run directory, whatever happens to the network; every method is harmless where there is none.
+    """One W&B run for one run directory, whatever happens to the network; no method raises or blocks for long.
 
     Each claim's value is drawn as a flat line, `claims/<metric>/paper`, beside the metric's curve.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], claims: list[Claim], rows: list[Row], say=print) -> None:
         """settings: id, group, job_type, name, config. rows: what metrics.jsonl holds already."""
-        self.run = None
+        self.run, self.say = None, say
+        self.known = -1  # the last step that the server has
         self.paper = {f"claims/{claim.metric}/paper": claim.value for claim in claims}
         mode = os.environ.get("WANDB_MODE", "")
         if mode == "disabled":
@@ -84,59 +73,102 @@ class WandB:
         if importlib.util.find_spec("wandb") is None:
             say("wandb is not installed: metrics go to metrics.jsonl alone")
             return
+        if not mode:
+            os.environ.pop("WANDB_MODE", None)  # wandb refuses the empty string
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # without a network its reports hold up the exit by 20 s
         import wandb
 
-        common = {
-            "project": PROJECT,
-            "dir": directory,
-            "resume": "allow",
-            "settings": wandb.Settings(init_timeout=TIMEOUT, login_timeout=TIMEOUT, console="off", silent=True),
-            **settings,
-        }
-        older = list(directory.glob(f"wandb/offline-run-*-{settings['id']}"))
-        online = mode not in ("offline", "dryrun") and credentials()
-        if online:
+        before = self.directories(directory, settings["id"])
+        if mode not in ("offline", "dryrun"):
             try:
-                self.run = wandb.init(mode="online", **common)
+                wandb.setup(wandb.Settings(silent=True))
+                if wandb.login(prompt=False, verify=False):  # silently: it asks neither the user nor the server
+                    self.start("online", directory, settings)
+                    say(f"W&B shows this run at {self.run.url}")
             except Exception as error:  # wandb raises types of its own, of requests and of its service
-                say(f"W&B cannot be reached ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
-                with contextlib.suppress(Exception):
-                    wandb.teardown()
-        if self.run is None:
-            self.run = wandb.init(mode="offline", **{**common, "resume": None})
-            # wandb loses rows that it had not flushed when it was killed; metrics.jsonl did not.
-            for path in older:
-                shutil.rmtree(path, ignore_errors=True)
-            say(f"W&B is offline; to upload this run later: wandb sync {Path(self.run.dir).parent}")
-        self.run.define_metric("step", hidden=True)
-        self.run.define_metric("*", step_metric="step")
-        known = self.run.summary.get("step", -1) if self.run.resumed else -1
-        for row in rows:
-            if row["step"] > known:
+                self.run = None
+                say(f"W&B cannot be reached ({reason(error)})")
+                teardown()
+        with self.harmless():
+            if self.run is None:
+                self.start("offline", directory, settings)
+                say(f"W&B is offline; to upload this run later: wandb sync {self.files}")
+            self.run.define_metric("step", hidden=True)
+            self.run.define_metric("*", step_metric="step")
+            if self.run.resumed:
+                self.known = self.run.summary.get("step", -1)
+            for row in rows:
                 self.log(row)
+            # What an attempt to go online left, and older offline runs, replayed now: wandb loses rows that it had not
+            # flushed when it was killed, metrics.jsonl does not.
+            for path in self.directories(directory, settings["id"]) - {self.files}:
+                if path not in before or path.name.startswith("offline-"):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def start(self, mode: str, directory: Path, settings: dict[str, Any]) -> None:
+        import wandb
+
+        times = {"init_timeout": TIMEOUT, "finish_timeout": FINISH_TIMEOUT, "finish_timeout_raises": True}
+        self.run = wandb.init(
+            **{"mode": mode, "project": PROJECT, "dir": directory, "resume": "allow" if mode == "online" else None},
+            **settings,
+            settings=wandb.Settings(console="off", silent=True, **times),
+        )
+        self.files = Path(self.run.dir).resolve().parent
+
+    @staticmethod
+    def directories(directory: Path, run_id: str) -> set[Path]:
+        """wandb's directories of this run, one for each time that it was started."""
+        return {path.resolve() for path in directory.glob(f"wandb/*run-*-{run_id}*")}
+
+    @contextlib.contextmanager
+    def harmless(self) -> Iterator[None]:
+        """W&B is a view: when it fails, a line says so and the run goes on without it."""
+        try:
+            yield
+        except Exception as error:
+            sync = "" if self.run is None else f"; to upload what W&B has missed: wandb sync {self.files}"
+            self.say(f"W&B stopped ({reason(error)}): metrics go to metrics.jsonl all the same{sync}")
+            self.run = None
+            teardown()
 
     def log(self, row: Row) -> None:
-        if self.run is not None:
-            self.run.log({**{k: v for k, v in row.items() if k != "time"}, **self.paper})
+        if self.run is not None and row["step"] > self.known:
+            with self.harmless():
+                self.run.log({**{k: v for k, v in row.items() if k != "time"}, **self.paper})
 
     def figure(self, name: str, path: Path) -> None:
         if self.run is not None:
             import wandb
 
-            self.run.log({f"figures/{name}": wandb.Image(str(path))})
+            with self.harmless():
+                self.run.log({f"figures/{name}": wandb.Image(str(path))})
 
     def finish(self, claims: list[Claim] = (), metrics: dict[str, float] = {}, exit_code: int = 0) -> None:  # noqa: B006
         if self.run is None:
             return
-        for name, value in metrics.items():
-            self.run.summary[name] = value
-        for claim in claims:
-            if (ours := metrics.get(claim.metric)) is not None:
-                self.run.summary[f"claims/{claim.metric}/paper"] = claim.value
-                self.run.summary[f"claims/{claim.metric}/ours"] = ours
-                self.run.summary[f"claims/{claim.metric}/difference"] = ours - claim.value
-        self.run.finish(exit_code=exit_code)
+        with self.harmless():
+            for name, value in metrics.items():
+                self.run.summary[name] = value
+            for claim in claims:
+                if (ours := metrics.get(claim.metric)) is not None:
+                    self.run.summary[f"claims/{claim.metric}/paper"] = claim.value
+                    self.run.summary[f"claims/{claim.metric}/ours"] = ours
+                    self.run.summary[f"claims/{claim.metric}/difference"] = ours - claim.value
+            self.run.finish(exit_code=exit_code)
         self.run = None
+
+
+def reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def teardown() -> None:
+    """End wandb's service, so that nothing of a failed run is left to wait for at exit."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown()
 
 
 class Progress:

@@ -70,12 +70,12 @@ class Started:
         return self.log.read_text() if self.log.exists() else ""
 
 
-def processes(n: int, log: Path, module: str, *argv: str) -> list[Started]:
+def processes(n: int, log: Path, module: str, *argv: str, **environment: str) -> list[Started]:
     """The same as n processes of one group, as torchrun starts them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    group = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    group = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
     return [Started(log.with_suffix(f".{rank}"), module, *argv, **group, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(n)]
 
 

@@ -50,7 +50,6 @@ class LSTM(nn.Module):
         init: weights start uniform in [-init, init] (Table 10).
         input_gate_bias, output_gate_bias: initial bias for each block, B numbers; None: uniform in [-init, init] as well.
             Negative values are the paper's remedies for state drift and for the abuse of cells as bias units (Sec. 4).
-        generator: draws the initial weights.
     """
 
     def __init__(
@@ -66,14 +65,13 @@ class LSTM(nn.Module):
         init: float = 0.1,
         input_gate_bias: Sequence[float] | None = None,
         output_gate_bias: Sequence[float] | None = None,
-        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.blocks, self.cells = blocks, cells
         units = blocks * (2 + cells)
 
         def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(trials, *shape).uniform_(-init, init, generator=generator))
+            return nn.Parameter(torch.empty(trials, *shape).uniform_(-init, init))
 
         self.input_weight = uniform(units, inputs)  # (N, U, I)
         self.recurrent_weight = uniform(units, units)  # (N, U, U)
@@ -124,8 +122,8 @@ class LSTM(nn.Module):
     def recur(self, x: Tensor) -> Tensor:
         """Hidden activations one step before each step, zero before the first: x (N, M, T, I) -> (N, M, T, U).
 
-        The only part that cannot be vectorised over time, and where training spends most of its own: six small operations
-        for each step, in place.
+        The only part that cannot be vectorised over time, and where training spends most of its time: six small operations
+        a step, in place.
         """
         (N, M, T, _), B, S = x.shape, self.blocks, self.cells
         net_x = self.weighted(x, self.input_weight) + self.padded_bias().flatten(3)  # (N, M, T, U)
@@ -163,13 +161,11 @@ class InputGateNet(nn.Module):
     Args: as `LSTM`'s.
     """
 
-    def __init__(
-        self, trials: int, inputs: int, outputs: int, *, init: float = 0.2, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, trials: int, inputs: int, outputs: int, *, init: float = 0.2) -> None:
         super().__init__()
 
         def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(trials, *shape).uniform_(-init, init, generator=generator))
+            return nn.Parameter(torch.empty(trials, *shape).uniform_(-init, init))
 
         self.direct_weight = uniform(outputs, inputs)  # (N, K, I)
         self.input_weight = uniform(2, inputs)  # (N, 2, I): input gate, cell

@@ -193,9 +193,10 @@ def train(run: Run[Config]) -> dict[str, float]:
             block = draw(run, task, (BLOCK, config.trials, 1), "train", block_number)
         sequence = block[step % BLOCK]  # one for each trial
 
-        y = model(sequence.x, sequence.last)  # (N, 1, K)
         learning = solved.open()
-        loss = (squared_error(sequence.target, y).squeeze(1) * learning).sum()  # a solved trial's gradient is zero
+        with run.autocast():
+            y = model(sequence.x, sequence.last)  # (N, 1, K)
+            loss = (squared_error(sequence.target, y).squeeze(1) * learning).sum()  # a solved trial's gradient is zero
         run.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
