@@ -90,6 +90,8 @@ class Options:
 
 def reproduce(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, float]]) -> None:
     """The entry point of every train.py. Exits 0, 2 (bad input), 130 (SIGINT), 143 (SIGTERM), or 1 (anything else)."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)  # what `main` leaves behind: a second signal does not disturb the end
     sys.exit(main(experiments, train, sys.argv[1:]))
 
 

@@ -1,0 +1,82 @@
+# Every command of this repository. `make` alone shows them.
+#
+# PY=python3 uses that interpreter as it is; without it the commands build .venv from requirements.txt and constraints.txt first.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-print-directory
+
+EXPERIMENT ?=
+SEEDS ?= 0
+GPUS ?=
+NODES ?= 1
+NODE_RANK ?= 0
+MASTER ?=
+ARGS ?=
+OUT ?= runs
+BASE_PYTHON ?= python3
+export ARGS OUT
+
+ifdef PY
+PYTHON := $(PY)
+SETUP :=
+else
+PYTHON := .venv/bin/python
+SETUP := .venv/stamp
+endif
+
+PAPERS := $(sort $(patsubst papers/%/train.py,%,$(wildcard papers/*/train.py)))
+
+.PHONY: help setup test lint tables list smoke
+
+help: ## these lines
+	@echo "papers: $(PAPERS)"
+	@echo
+	@awk -F ' ## ' '/^[a-z%-]+:.* ## / { split($$1, target, ":"); sub("%", "<paper>", target[1]); printf "  make %-22s %s\n", target[1], $$2 }' Makefile
+	@echo
+	@echo '  make reproduce-<paper> [EXPERIMENT=name] [SEEDS="0 1 2"] [GPUS=n] [NODES=n NODE_RANK=r MASTER=host[:port]] [ARGS="..."]'
+
+setup: $(SETUP) ## build .venv (every command does it when it is needed)
+
+.venv/stamp: requirements.txt constraints.txt
+	@command -v $(BASE_PYTHON) > /dev/null || { echo "error: no $(BASE_PYTHON) here: install Python 3.11 or newer, or name one with BASE_PYTHON=..." >&2; exit 2; }
+	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(BASE_PYTHON) --version) is too old: install Python 3.11 or newer, or name one with BASE_PYTHON=..." >&2; exit 2; }
+	@$(BASE_PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "error: $(BASE_PYTHON) has no venv module: install it (Debian: apt install python3-venv), or use an interpreter that has the packages, with PY=..." >&2; exit 2; }
+	@echo "building .venv (about 6 GB, once; a minute or two)"
+	@$(BASE_PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@
+
+reproduce-%: $(SETUP) ## train, evaluate, compare with the paper
+	@exec $(PYTHON) -m common.launch --paper $* --experiment "$(EXPERIMENT)" --seeds "$(SEEDS)" --gpus "$(GPUS)" --nodes $(NODES) --node-rank $(NODE_RANK) --master "$(MASTER)" --args="--out '$$OUT' $$ARGS"
+
+smoke: $(SETUP) $(addprefix smoke-,$(PAPERS)) ## the smoke experiment of every paper: seconds each
+
+smoke-%: $(SETUP) ## the whole path of one paper in seconds, on stand-in data
+	@exec $(PYTHON) -m common.launch --paper $* --experiment smoke --gpus "$(GPUS)" --args="--restart --out '$$OUT' $$ARGS"
+
+evaluate-%: $(SETUP) ## official weights through our model (ARGS="WEIGHTS ...")
+	@if [ -f papers/$*/pretrained.py ]; then exec $(PYTHON) -m papers.$*.pretrained --out "$$OUT" $(ARGS); \
+	elif [ -d papers/$* ]; then echo "$*: there are no official weights, so nothing to evaluate"; \
+	else echo "error: no paper '$*': there are $(PAPERS)" >&2; exit 2; fi
+
+benchmark-%: $(SETUP) ## speed against the straightforward way, as a ratio
+	@if [ -f papers/$*/benchmark.py ]; then exec $(PYTHON) -m papers.$*.benchmark $(ARGS); \
+	elif [ -d papers/$* ]; then echo "$*: no benchmark"; \
+	else echo "error: no paper '$*': there are $(PAPERS)" >&2; exit 2; fi
+
+publish-%: $(SETUP) ## put finished runs of OUT (runs/) into the repository and its tables
+	@exec $(PYTHON) -m common.publish $* "$$OUT"
+
+tables: $(SETUP) ## rewrite every generated table
+	@exec $(PYTHON) -m common.tables write
+
+list: $(SETUP) ## every paper, experiment, claim, cost and verdict so far
+	@exec $(PYTHON) -m common.tables list
+
+test: $(SETUP) ## the tests (ARGS="-k lstm" for some)
+	@exec $(PYTHON) -m pytest $(ARGS)
+
+lint: $(SETUP) ## style
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

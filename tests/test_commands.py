@@ -1,0 +1,381 @@
+"""What a person types: make and its variables, torchrun and accelerate, Ctrl-C, and the setup of a fresh machine."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common import launch, tables
+from common.claims import ROOT, experiments, paper_value, papers
+from common.launch import Children, Launch, commands, run_all
+from tests.start import record, until
+
+MAKE = shutil.which("make")
+VERBS = ["help", "setup", "reproduce-", "smoke", "smoke-", "evaluate-", "benchmark-", "publish-", "tables", "list", "test"]
+VARIABLES = ["EXPERIMENT", "SEEDS", "GPUS", "NODES", "NODE_RANK", "MASTER", "ARGS"]
+OF_MAKE = [*VARIABLES, "PY", "OUT", "BASE_PYTHON", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"]
+SHORT = "--trials 1 --max-sequences 20"  # of the smoke experiment of LSTM
+NEW = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+
+
+def run(*command, cwd=ROOT, **environment) -> tuple[int, list[str]]:
+    """Exit code and lines, make's own left out."""
+    clean = {name: value for name, value in os.environ.items() if name not in OF_MAKE} | {"LC_ALL": "C"}
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=clean | environment, **NEW, check=False, timeout=300)
+    return done.returncode, [line for line in done.stdout.splitlines() if not line.startswith("make:")]
+
+
+def make(*arguments, **options):
+    return run(MAKE, f"PY={sys.executable}", *arguments, **options)
+
+
+# Make.
+
+
+def test_smoke_starts_over_each_time(tmp_path):
+    result = tmp_path / "lstm/smoke/seed0/result.json"
+    for _ in range(2):
+        code, lines = make("smoke-lstm", f"OUT={tmp_path}")
+        assert code == 0, lines
+        assert "from the start" in lines[0]
+        assert re.fullmatch(r"lstm smoke seed 0: kind smoke, in \d+ s", lines[-1])
+        assert json.loads(result.read_text())["kind"] == "smoke"
+        result.write_text("{}")  # as nothing that a run would print
+
+
+def test_list():
+    code, (head, rule, *rows) = make("list")
+    assert code == 0
+    starts = [match.start() for match in re.finditer(r"-+", rule)]
+    cells = [[row[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for row in [head, *rows]]
+    assert cells.pop(0) == ["paper", "experiment", "kind", "claim", "paper's", "verdict so far", "expected cost"]
+    for paper in papers():
+        for name, experiment in experiments(paper).items():
+            first = next((row for row in tables.claim_rows(paper) if row[0] == name), None)
+            cell = [first[2].metric, paper_value(first[2]), tables.verdict(*first[1:])] if first else ["–"] * 3
+            assert [paper, name, experiment.kind, *cell, experiment.cost] in cells
+            assert all(any(row[3:5] == [claim.metric, paper_value(claim)] for row in cells) for claim in experiment.claims)
+
+
+def test_help():
+    for arguments in ([], ["help"]):
+        code, lines = make(*arguments)
+        assert code == 0
+        text = "\n".join(lines)
+        for verb in VERBS:
+            assert re.search(rf"^  make {verb}{'<paper>' * verb.endswith('-')} +\S+", text, re.MULTILINE), verb
+        assert all(f"{name}=" in text for name in VARIABLES)
+
+
+def test_no_official_weights():
+    assert make("evaluate-lstm") == (0, ["lstm: there are no official weights, so nothing to evaluate"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["reproduce-nope"], "no paper 'nope': there are "),
+        (["evaluate-nope"], "no paper 'nope': there are "),
+        (["benchmark-nope"], "no paper 'nope': there are "),
+        (["reproduce-lstm", "EXPERIMENT=nope"], "lstm has no experiment 'nope': there are temporal-order-6a, "),
+        (["reproduce-lstm", "SEEDS=x"], 'SEEDS="x" is not a list of numbers'),
+        (["reproduce-lstm", "SEEDS="], 'SEEDS="" is not a list of numbers'),
+        (["reproduce-lstm", "GPUS=x"], "GPUS=x is not a number"),
+        (["reproduce-lstm", "NODES=2", "MASTER=here"], "lstm updates after every sample and cannot be split among 2 machines"),
+        (["reproduce-lstm", "NODES=2"], "NODES needs MASTER=host"),
+        (["reproduce-lstm", "NODES=2", "MASTER=here", "NODE_RANK=2"], "NODE_RANK=2 is not below NODES=2"),
+        (["reproduce-lstm", "ARGS=--lr '3"], "ARGS cannot be read (No closing quotation)"),
+    ],
+)
+def test_refused_in_one_line(arguments, reason, tmp_path):
+    code, lines = make(*arguments, f"OUT={tmp_path}")
+    assert code == 2
+    assert len(lines) == 1 and lines[0].startswith(f"error: {reason}"), lines
+    assert not any(tmp_path.iterdir())
+
+
+def test_seeds_one_after_the_other_with_arguments(tmp_path):
+    out = tmp_path / "two words"
+    given = f'ARGS={SHORT} --lr 0.3 --data-dir "{tmp_path}/more words"'
+    code, lines = make("reproduce-lstm", "EXPERIMENT=smoke", "SEEDS=0 1", f"OUT={out}", given)
+    assert code == 0, lines
+    text = "\n".join(lines)
+    assert text.index("lstm smoke seed 0: kind") < text.index("lstm smoke seed 1, fp32") < text.index("lstm smoke seed 1: kind")
+    for seed in (0, 1):
+        config = record(out / f"lstm/smoke/seed{seed}")["config"]
+        assert (config["lr"], config["trials"]) == (0.3, 1)
+
+
+def test_seeds_side_by_side(tmp_path):
+    code, lines = make("reproduce-lstm", "EXPERIMENT=smoke", "SEEDS=0 1", "GPUS=2", f"OUT={tmp_path}", f"ARGS={SHORT}")
+    assert code == 0, lines
+    by_seed = {seed: [line for line in lines if line.startswith(f"seed {seed} | ")] for seed in (0, 1)}
+    assert len(by_seed[0]) + len(by_seed[1]) == len(lines)
+    for seed in (0, 1):
+        assert f"lstm smoke seed {seed}: kind smoke" in by_seed[seed][-1]
+        assert record(tmp_path / f"lstm/smoke/seed{seed}")["processes"] == 1
+    assert lines.index(by_seed[1][0]) < lines.index(by_seed[0][-1]), "they did not run at the same time"
+
+
+def test_unknown_argument(tmp_path):
+    code, lines = make("reproduce-lstm", f"OUT={tmp_path}", "ARGS=--nope 1")
+    assert code == 2
+    assert "--nope" in "".join(lines) and "Traceback" not in "".join(lines)
+
+
+# Several processes.
+
+
+@pytest.mark.parametrize(
+    ("options", "processes", "group"),
+    [
+        ({}, 1, []),
+        ({}, 8, ["--nproc-per-node=8", "--nnodes=1", "--standalone"]),
+        (
+            {"nodes": 2, "node_rank": 1, "master": "a.b"},
+            8,
+            ["--nproc-per-node=8", "--nnodes=2", "--node-rank=1", "--master-addr=a.b", "--master-port=29500"],
+        ),
+        (
+            {"nodes": 2, "master": "10.0.0.1:1234"},
+            1,
+            ["--nproc-per-node=1", "--nnodes=2", "--node-rank=0", "--master-addr=10.0.0.1", "--master-port=1234"],
+        ),
+    ],
+)
+def test_commands_of_a_paper_that_can_be_split(options, processes, group):
+    launched = Launch("resnet", seeds="3 4", args="--lr 0.1 --out 'a b'", **options)
+    start = [sys.executable, *(["-m", "torch.distributed.run"] if group else []), *group]
+    for seed, command in zip("34", commands(launched, processes, False, "cifar10"), strict=True):
+        assert command == [*start, "-m", "papers.resnet.train", "cifar10", "--seed", seed, "--lr", "0.1", "--out", "a b"]
+    for command in commands(launched, processes, True, "cifar10"):
+        assert command[:3] == [sys.executable, "-m", "papers.resnet.train"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "processes"),
+    [
+        ("torch.distributed.run --standalone --nproc-per-node=2", 2),
+        ("accelerate.commands.launch --cpu --num_processes 1", 1),
+    ],
+)
+def test_other_launchers(launcher, processes, tmp_path):
+    command = [sys.executable, "-m", *launcher.split(), "-m", "tests.toy.train", "smoke", "--out", tmp_path / "out"]
+    code, lines = run(*command, HF_HOME=str(tmp_path))
+    assert code == 0, lines
+    assert sum("toy smoke seed 0: kind smoke" in line for line in lines) == 1
+    assert record(tmp_path / "out/toy/smoke/seed0")["processes"] == processes
+
+
+def test_side_by_side_keeps_order_and_gpus_apart(capsys):
+    script = "echo on $CUDA_VISIBLE_DEVICES; printf '\\377\\n'; sleep {}; exit {}"
+    jobs = [
+        ["sh", "-c", script.format(*how), "--seed", f"{seed}"] for seed, how in enumerate([(0.8, 0), (0.1, 0), (0.1, 3), (0, 0)])
+    ]
+    assert run_all(jobs, ["6", "MIG-7"], Children()) == [0, 0, 3], "none is started after a failure"
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line for line in lines if " on " in line) == ["seed 0 | on 6", "seed 1 | on MIG-7", "seed 2 | on MIG-7"]
+    assert run_all(jobs, [""], Children()) == [0, 0, 3]
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_signal_while_a_run_is_being_started(width, monkeypatch):
+    children, popen = Children(), subprocess.Popen
+
+    def signalled(*arguments, **options):
+        child = popen(*arguments, **options)
+        children(signal.SIGTERM, None)
+        return child
+
+    monkeypatch.setattr(launch.subprocess, "Popen", signalled)
+    began = time.monotonic()
+    codes = run_all([["sleep", "60"]] * 5, [""] * width, children)
+    assert set(codes) == {-signal.SIGTERM} and len(codes) <= width and time.monotonic() - began < 30
+
+
+def test_two_signals_at_once(tmp_path):
+    """The kernel may give both to a thread that does not handle them, and wake the one that does for nothing."""
+    script = "import signal; from common.launch import Children, run_all; children = Children()\n"
+    script += "for signum in (signal.SIGTERM, signal.SIGINT): signal.signal(signum, children)\n"
+    script += "job = ['sh', '-c', 'echo; exec sleep 60', '--seed', '0']; print(run_all([job] * 9, [''] * 4, children))"
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, **NEW)
+        for _ in range(4):
+            assert process.stdout.readline() == "seed 0 | \n"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[0] in ("[-15, -15, -15, -15]\n", "[-2, -2, -2, -2]\n")
+
+
+class Launched:
+    """`python -m common.launch` in a group of its own, as a terminal starts it."""
+
+    def __init__(self, *options: str) -> None:
+        command = [sys.executable, "-m", "common.launch", "--paper", "lstm", "--experiment", "temporal-order-6a", *options]
+        self.process = subprocess.Popen(command, cwd=ROOT, **NEW)
+
+    def trains(self, directory: Path, lines: int = 1) -> None:
+        """Wait until metrics.jsonl has so many lines."""
+        path = directory / "metrics.jsonl"
+        until(lambda: self.process.poll() is not None or (path.exists() and path.read_bytes().count(b"\n") >= lines), 120)
+        assert self.process.poll() is None, self.process.stdout.read()
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and output, once it and all its children are gone."""
+        output, _ = self.process.communicate(timeout=60)
+        with pytest.raises(ProcessLookupError):
+            os.killpg(self.process.pid, 0)
+        return self.process.returncode, output
+
+
+@pytest.fixture
+def launched():
+    started = []
+    yield lambda *options: started.append(Launched(*options)) or started[-1]
+    for each in started:
+        if each.process.returncode is None:
+            os.killpg(each.process.pid, signal.SIGKILL)
+            each.process.communicate()
+
+
+def test_signals_stop_a_run_and_the_same_command_goes_on(launched, tmp_path):
+    directory, options = tmp_path / "lstm/temporal-order-6a/seed0", (f"--args=--out {tmp_path}", "--seeds", "0 1")
+    first = launched(*options)
+    first.trains(directory)
+    first.process.send_signal(signal.SIGTERM)
+    first.process.send_signal(signal.SIGTERM)
+    code, output = first.end()
+    step = max(int(path.stem.removeprefix("step")) for path in directory.glob("checkpoint/step*.pt"))
+    assert code == 143 and f"stopped by SIGTERM: checkpoint of step {step:,} kept" in output and "Traceback" not in output
+
+    second = launched(*options)
+    second.trains(directory, lines=step // 100 + 1)
+    for _ in range(2):  # Ctrl-C, by an impatient person: the terminal tells the launcher and the run
+        os.killpg(second.process.pid, signal.SIGINT)
+    code, output = second.end()
+    assert code == 130 and f"from step {step:,}, in" in output and "stopped by SIGINT: checkpoint of step" in output
+    assert "Traceback" not in output
+    assert not (directory.parent / "seed1").exists(), "no other seed is started after a signal"
+
+
+def test_signal_stops_runs_side_by_side(launched, tmp_path):
+    runs = launched(f"--args=--trials 2 --out {tmp_path}", "--seeds", "0 1 2", "--gpus", "2")
+    directories = [tmp_path / f"lstm/temporal-order-6a/seed{seed}" for seed in range(3)]
+    runs.trains(directories[0])
+    runs.trains(directories[1])
+    runs.process.send_signal(signal.SIGTERM)
+    code, output = runs.end()
+    assert code == 143
+    for seed in (0, 1):
+        assert f"seed {seed} | stopped by SIGTERM: checkpoint of step" in output
+        assert any(directories[seed].glob("checkpoint/step*.pt"))
+    assert "Traceback" not in output and not directories[2].exists()
+
+
+# A fresh machine.
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A folder with the Makefile and empty requirements."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("requirements.txt", "constraints.txt"):
+        (folder / name).touch()
+    return folder
+
+
+def fake(path: Path, script: str) -> Path:
+    """An interpreter that answers as the script says, and otherwise succeeds."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            'case "$*" in *version_info*) exit 1;; --version) echo Python 3.8.1;; esac',
+            "Python 3.8.1 is too old: install Python 3.11",
+        ),
+        ('case "$*" in *"import venv"*) echo no >&2; exit 1;; esac', "python3 has no venv module: install it"),
+        (None, "no python3 here: install Python 3.11 or newer"),
+    ],
+)
+def test_setup_without_a_python_that_will_do(script, reason, fresh, tmp_path):
+    (tmp_path / "bin").mkdir()
+    if script:
+        fake(tmp_path / "bin/python3", script)
+    for command in (["setup"], ["list"]):
+        code, lines = run(MAKE, *command, cwd=fresh, PATH=f"{tmp_path / 'bin'}")
+        assert code == 2
+        assert len(lines) == 1 and lines[0].startswith(f"error: {reason}"), lines
+    assert not (fresh / ".venv").exists()
+
+
+def test_setup_is_done_when_needed_and_only_then(fresh, tmp_path):
+    """The interpreter of the new .venv is a script that notes each installation, and takes its time for the first."""
+    note = tmp_path / "note"
+    pip = f"echo install >> {note}; if [ $(wc -l < {note}) = 1 ]; then sleep 60; fi"
+    venv = f"mkdir -p .venv/bin; printf '#!/bin/sh\\n%s\\n' '{pip}' > .venv/bin/python; chmod +x .venv/bin/python"
+    base = fake(tmp_path / "bin/python", f'case "$*" in *"-m venv"*) rm -rf .venv; {venv};; esac')
+    command, stamp = [MAKE, "setup", f"BASE_PYTHON={base}"], fresh / ".venv/stamp"
+
+    interrupted = subprocess.Popen(command, cwd=fresh, **NEW)
+    until(note.exists, 20)
+    os.killpg(interrupted.pid, signal.SIGINT)
+    interrupted.communicate(timeout=20)
+    assert interrupted.returncode != 0 and not stamp.exists()
+
+    for expected, edited in [(2, None), (2, None), (3, "requirements.txt"), (4, "constraints.txt"), (4, None)]:
+        if edited:
+            (fresh / edited).write_text("# changed\n")
+        code, lines = run(*command, cwd=fresh)
+        assert code == 0 and stamp.exists(), lines
+        assert note.read_text().count("install") == expected
+
+
+def test_setup_builds_a_venv(fresh):
+    code, lines = run(MAKE, "setup", f"BASE_PYTHON={sys.executable}", cwd=fresh)
+    assert code == 0 and (fresh / ".venv/stamp").exists(), lines
+    prefix = subprocess.run([fresh / ".venv/bin/python", "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True)
+    assert prefix.stdout.strip() == str(fresh / ".venv")
+
+
+def test_a_given_interpreter_is_used_as_it_is(fresh, tmp_path):
+    python = fake(tmp_path / "bin/python", "printf '<%s>' \"$@\"")
+    assert run(MAKE, "setup", f"PY={python}", cwd=fresh)[0] == 0
+    _, (line,) = run(MAKE, "reproduce-vit", f"PY={python}", cwd=fresh)
+    assert line.startswith("<-m><common.launch><--paper><vit><--experiment><><--seeds><0>") and "<--args=--out 'runs' >" in line
+    assert not (fresh / ".venv").exists()
+
+
+# What is written about make.
+
+
+def test_commands_of_the_readme_exist():
+    if not (ROOT / "README.md").exists():
+        pytest.skip("no README.md yet")
+    text = (ROOT / "README.md").read_text()
+    blocks = "\n".join(re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    named = re.findall(r"^\s*(?:\$ )?make +([a-z][\w<>-]*)", blocks, re.MULTILINE) + re.findall(r"`make +([a-z][\w<>-]*)", text)
+    assert named
+    for target in set(named):
+        target = target.replace("<paper>", "lstm")
+        code, lines = make("-n", target)
+        assert code == 0, (target, lines)
+        paper = target.partition("-")[2]
+        assert not paper or paper in papers(), target
