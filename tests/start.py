@@ -85,7 +85,7 @@ def finish(started: list[Started], seconds: float = 120) -> None:
     assert codes == [0] * len(codes), "\n".join(each.output() for each in started)
 
 
-def until(condition, seconds: float = 60):
+def until(condition, seconds: float = 120):
     """What condition() returns once that is true."""
     end = time.monotonic() + seconds
     while not (value := condition()):

@@ -335,7 +335,7 @@ def test_setup_is_done_when_needed_and_only_then(fresh, tmp_path):
     command, stamp = [MAKE, "setup", f"BASE_PYTHON={base}"], fresh / ".venv/stamp"
 
     interrupted = subprocess.Popen(command, cwd=fresh, **NEW)
-    until(note.exists, 20)
+    until(note.exists, 120)
     os.killpg(interrupted.pid, signal.SIGINT)
     interrupted.communicate(timeout=20)
     assert interrupted.returncode != 0 and not stamp.exists()
