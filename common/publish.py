@@ -25,6 +25,10 @@ def refusal(record: Record, experiment: Experiment | None) -> str | None:
         return "its data is a stand-in"
     if changed := differences(record["config"], config_dict(experiment.config)):
         return f"other hyper-parameters than the experiment's ({', '.join(changed)})"
+    if record["precision"] not in experiment.precision.values():
+        return (
+            f"in {record['precision']}, which is not what the experiment runs in ({', '.join(set(experiment.precision.values()))})"
+        )
     if record.get("changes"):
         return f"its recipe changed on the way ({'; '.join(change['what'] for change in record['changes'])})"
     if not record["commit"]:

@@ -72,7 +72,7 @@ class Options:
     """Where data sets are, or go ($DATA_DIR)."""
     out: Path = Path("runs")
     """Runs go to OUT/<paper>/<experiment>/seed<N>/."""
-    precision: Literal["fp32", "tf32", "bf16"] | None = None
+    precision: Literal["fp64", "fp32", "tf32", "bf16"] | None = None
     """Arithmetic; by default what the experiment was verified with on this kind of device."""
     micro_batch: int | None = None
     """Samples that a process takes at once; the batch and its results stay the same."""
@@ -243,7 +243,8 @@ class Run(Generic[C]):
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         if self.processes != self.world:
             raise Failed(f"accelerate sees {self.processes} processes, WORLD_SIZE is {self.world}: launch with torchrun or make")
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
+        torch.set_default_dtype(torch.float64 if self.precision == "fp64" else torch.float32)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision in ("tf32", "bf16")
         if self.experiment.per_sample and self.device.type == "cpu":
             torch.set_num_threads(1)  # one sample is too little to share, and waiting threads slow runs side by side
         self.seed_all("start")  # the same on all ranks: initial weights
@@ -273,6 +274,7 @@ class Run(Generic[C]):
             self.metrics.file.close()
         if self.lock is not None:
             self.lock.close()
+        torch.set_default_dtype(torch.float32)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 

@@ -73,7 +73,8 @@ def write_run(runs, seed=0, name="headline", **changes):
     record = {
         "paper": "toy", "experiment": name, "kind": EXPERIMENTS[name].kind, "seed": seed, "metrics": {"test_error": 22.0 + seed},
         "data": {"name": "toy", "stand_in": False}, "config": dataclasses.asdict(EXPERIMENTS[name].config), "wall_s": 60.0,
-        "samples_per_s": 10.0, "hardware": "1x GPU", "commit": provenance.commit(), "code": provenance.code_hash("papers/toy"),
+        "samples_per_s": 10.0, "hardware": "1x GPU", "precision": "fp32",
+        "commit": provenance.commit(), "code": provenance.code_hash("papers/toy"),
     }  # fmt: skip
     record |= changes
     (directory / "result.json").write_text(json.dumps(record))
@@ -128,6 +129,7 @@ def test_a_table_that_disagrees_with_its_records_is_found(repository, tmp_path):
     [
         ({"data": {"name": "toy", "stand_in": True}}, "stand-in"),
         ({"config": {"lr": 0.5}}, "other hyper-parameters"),
+        ({"precision": "bf16"}, "in bf16, which is not what the experiment runs in"),
         ({"changes": [{"after": "step5", "what": "other code"}]}, "changed on the way"),
         ({"commit": None}, "names no commit"),
         ({"commit": "0" * 40}, "not in this repository"),

@@ -74,7 +74,7 @@ class TemporalOrder:
         symbol.scatter_(-1, last[..., None], self.symbols.index("B"))
         x = torch.zeros(*shape, 110, self.inputs).scatter_(-1, symbol[..., None], 1.0)  # one-hot
         x *= (torch.arange(110) <= last[..., None])[..., None]
-        target = torch.nn.functional.one_hot(label, self.outputs).float()
+        target = torch.eye(self.outputs)[label]  # one-hot
         return Sequences(x, last, target, target)
 
 
