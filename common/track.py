@@ -194,7 +194,7 @@ class Progress:
             if self.bar is None:
                 from tqdm import tqdm
 
-                layout = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}  {postfix}  {elapsed}, ETA {remaining}"
+                layout = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}  {elapsed}, ETA {remaining}"
                 self.bar = tqdm(total=total, initial=step, bar_format=layout, dynamic_ncols=True, mininterval=0)
             self.bar.n, self.bar.total = step, total
             self.bar.set_postfix_str(text)

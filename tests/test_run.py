@@ -55,6 +55,7 @@ def test_a_line_is_the_token_weighted_mean_over_its_updates(tmp_path):
     tokens, labels = sequences(TRAIN, mix("toy"))
     losses = []
     for step in range(40):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 40)
         index = permuted(TRAIN, 0, 12 * step, 12 * step + 12)
         loss = cross_entropy(model(tokens[index]).flatten(0, 1), labels[index].flatten(), ignore_index=PAD)
         loss.backward()

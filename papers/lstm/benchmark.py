@@ -40,6 +40,8 @@ def step_by_step(model: LSTM, x: Tensor, last: Tensor, truncate: bool = True) ->
 
 def main() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # as in training
+    torch.set_default_dtype(torch.float64)
     task = TASKS["temporal-order-6a"]
     model = LSTM(TRIALS, task.inputs, task.outputs, 2, 2, input_gate_bias=(-2.0, -4.0))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)

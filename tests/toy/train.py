@@ -26,7 +26,7 @@ class Config:
     steps: int = 40
     """Updates."""
     lr: float = 0.02
-    """Learning rate."""
+    """Learning rate at the start; it falls to zero in a straight line."""
     dropout: float = 0.1
     """On embeddings."""
     width: int = 16
@@ -87,6 +87,8 @@ def train(run: Run[Config]) -> dict[str, float]:
     model, ema, optimizer = run.prepare(model=model, ema=ema, optimizer=optimizer)
 
     for step, batch in run.batches(data, config.batch_size, steps=config.steps):
+        optimizer.param_groups[0]["lr"] = rate = config.lr * (1 - step / config.steps)
+        run.log(lr=rate)
         for (tokens, labels), weight in run.micro_batches(batch, count=lambda _, labels: (labels != PAD).sum()):
             with run.autocast():
                 loss = cross_entropy(model(tokens).flatten(0, 1), labels.flatten(), ignore_index=PAD)
