@@ -221,15 +221,8 @@ def test_other_code(stopped, tmp_path):
 
 def test_non_finite_loss(tmp_path):
     code, output = here(TOY, "smoke", "--out", tmp_path, "--nan-at", 22)
-    refused(
-        code,
-        output,
-        "train_loss is not finite at step 25",
-        "lr 0.008",
-        "last values: lr 0.0115, train_loss",
-        "step 20 is kept",
-        expected=1,
-    )
+    words = ("train_loss is not finite at step 25", "lr 0.008", "last values: lr 0.0115, train_loss", "step 20 is kept")
+    refused(code, output, *words, expected=1)
     directory = tmp_path / "toy/smoke/seed0"
     assert newest(directory)["step"] == 20
     assert [row["step"] for row in rows(directory)] == [5, 10, 15, 20]
