@@ -107,7 +107,7 @@ def test_seeds_one_after_the_other_with_arguments(tmp_path):
     code, lines = make("reproduce-lstm", "EXPERIMENT=smoke", "SEEDS=0 1", f"OUT={out}", given)
     assert code == 0, lines
     text = "\n".join(lines)
-    assert text.index("lstm smoke seed 0: kind") < text.index("lstm smoke seed 1, fp32") < text.index("lstm smoke seed 1: kind")
+    assert text.index("lstm smoke seed 0: kind") < text.index("lstm smoke seed 1, fp64") < text.index("lstm smoke seed 1: kind")
     for seed in (0, 1):
         config = record(out / f"lstm/smoke/seed{seed}")["config"]
         assert (config["lr"], config["trials"]) == (0.3, 1)
