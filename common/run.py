@@ -310,6 +310,8 @@ class Run(Generic[C]):
                 if path.name != "lock":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+        for path in self.dir.rglob("*.tmp"):
+            path.unlink()  # a file that was being written when an earlier run was killed
         config_path, result_path = self.dir / "config.json", self.dir / "result.json"
         config = config_dict(self.config) | {"--precision": self.precision}
         code = provenance.code_hash(self.folder)
@@ -386,10 +388,11 @@ class Run(Generic[C]):
         return tuple(self.objects.values())
 
     def compile(self, function: T) -> T:
-        """torch.compile, or the function as it is, with one line, on a machine without a compiler."""
-        compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-        if compiler is None and self.device.type == "cpu":
-            self.say("no C++ compiler here: running without torch.compile")
+        """torch.compile, or the function as it is, with one line, on a machine without the compiler that it needs."""
+        cpu = self.device.type == "cpu"
+        names = (os.environ.get("CXX"), "g++", "clang++") if cpu else (os.environ.get("CC"), "gcc", "clang")
+        if not any(name and shutil.which(name) for name in names):
+            self.say(f"no {'C++' if cpu else 'C'} compiler here: running without torch.compile")
             return function
         return torch.compile(function)
 

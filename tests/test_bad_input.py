@@ -162,9 +162,12 @@ def test_disk_full(suffix, stopped, tmp_path):
 def test_truncated_checkpoint_is_reported_and_the_one_before_used(stopped, tmp_path):
     last = stopped / "checkpoint/step20.pt"
     last.write_bytes(last.read_bytes()[:-500])
+    half = stopped / "checkpoint/step25.pt.tmp"
+    half.write_bytes(b"killed while writing")
     code, output = here(TOY, "smoke", "--out", tmp_path)
     assert code == 0, output
     assert f"{last} is damaged" in output and "from step 15" in output
+    assert not half.exists()
     assert [row["step"] for row in rows(stopped)] == list(range(5, 41, 5))
 
 

@@ -76,7 +76,7 @@ class Config:
 
 
 FIGURES = ("solved-trials", "cell-states")
-DOUBLE = {"cpu": "fp64", "cuda": "fp64"}  # single precision leaves trials stuck: see the README's Deviations
+DOUBLE = {"cpu": "fp64", "cuda": "fp64"}
 
 
 def claims(table: str, trials: int, sequences: int, variation: int, *rest: Claim) -> list[Claim]:
