@@ -105,13 +105,22 @@ def records_table(paper: str) -> str:
 
 
 def papers_table(_: str = "") -> str:
-    """For README.md: one line a paper, its headline claim."""
+    """For README.md: one line a paper, the claims of its headline experiment, and how all of its claims stand."""
     rows = []
     for paper in papers():
-        _, e, c, mine = next(claim_rows(paper))
-        row = [link(paper), f"{c.metric} ({c.source})", paper_value(c), spread(values(c, mine))]
-        rows.append([*row, verdict(e, c, mine), f"`make reproduce-{paper}`"])
-    return markdown(["paper", "headline claim", "paper's", "ours", "verdict", "command"], rows)
+        claims = list(claim_rows(paper))
+        headline = [(e, c, mine) for name, e, c, mine in claims if name == claims[0][0]]
+        theirs = "<br>".join(f"{c.metric} {paper_value(c)}" for _, c, _ in headline)
+        ours = "<br>".join(spread(values(c, mine)) for _, c, mine in headline)
+        verdicts = "<br>".join(verdict(*row) for row in headline)
+        rows.append([link(paper), f"`{claims[0][0]}`", theirs, ours, verdicts, tally(verdict(*row[1:]) for row in claims)])
+    return markdown(["paper", "headline experiment", "paper's", "ours", "verdict", "all claims"], rows)
+
+
+def tally(verdicts: Iterable[str]) -> str:
+    """How many of each: "5 reproduced, 1 short, 2 not run"."""
+    short = ["short" if verdict.startswith("short") else verdict for verdict in verdicts]
+    return ", ".join(f"{short.count(each)} {each}" for each in dict.fromkeys(short))
 
 
 def reproductions(_: str = "") -> str:

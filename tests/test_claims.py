@@ -98,7 +98,9 @@ def test_publish(repository, tmp_path, capsys):
     page = (folder / "README.md").read_text()
     row = "| `headline` | `test_error` | Table 1 | 20% | ≤ 25 | 22.5 ± 0.7071 (2) | reproduced |"
     assert row in page and "by hand" in page
-    assert "reproduced" in (repository / "README.md").read_text()
+    assert (
+        "| `headline` | test_error 20% | 22.5 ± 0.7071 (2) | reproduced | 1 reproduced |" in (repository / "README.md").read_text()
+    )
     assert "22.5 ± 0.7071 (2) | reproduced | 1x GPU; 2 runs, 2 min" in (repository / "reproductions.md").read_text()
     assert tables.stale() == []
     assert capsys.readouterr().out.startswith("added     headline seed 0\nadded     headline seed 1\n")

@@ -93,7 +93,7 @@ def claims(table: str, trials: int, sequences: int, variation: int, *rest: Claim
     tolerance = round(percent / 100 * sequences)
     return [
         Claim("success_rate", 100, "%", f"{table}, {trials} trials", tolerance=100 / trials, why=f"one of {trials} trials"),
-        Claim("sequences", sequences, "sequences", f"{table}, success after", True, tolerance, why),
+        Claim("sequences", sequences, "", f"{table}, success after", True, tolerance, why),
         *rest,
     ]
 
