@@ -25,10 +25,14 @@ SHORT = "--trials 1 --max-sequences 20"  # of the smoke experiment of LSTM
 NEW = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
 
 
+def clean() -> dict[str, str]:
+    """The environment without what a make above these tests has put there."""
+    return {name: value for name, value in os.environ.items() if name not in OF_MAKE} | {"LC_ALL": "C"}
+
+
 def run(*command, cwd=ROOT, **environment) -> tuple[int, list[str]]:
     """Exit code and lines, make's own left out."""
-    clean = {name: value for name, value in os.environ.items() if name not in OF_MAKE} | {"LC_ALL": "C"}
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env=clean | environment, **NEW, check=False, timeout=300)
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=clean() | environment, **NEW, check=False, timeout=300)
     return done.returncode, [line for line in done.stdout.splitlines() if not line.startswith("make:")]
 
 
@@ -334,7 +338,7 @@ def test_setup_is_done_when_needed_and_only_then(fresh, tmp_path):
     base = fake(tmp_path / "bin/python", f'case "$*" in *"-m venv"*) rm -rf .venv; {venv};; esac')
     command, stamp = [MAKE, "setup", f"BASE_PYTHON={base}"], fresh / ".venv/stamp"
 
-    interrupted = subprocess.Popen(command, cwd=fresh, **NEW)
+    interrupted = subprocess.Popen(command, cwd=fresh, env=clean(), **NEW)
     until(note.exists, 120)
     os.killpg(interrupted.pid, signal.SIGINT)
     interrupted.communicate(timeout=20)
