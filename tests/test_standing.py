@@ -127,6 +127,12 @@ def assert_close(a, b, relative=1e-5):
             assert math.isclose(x[key], y[key], rel_tol=relative, abs_tol=1e-9), (key, x, y)
 
 
+@pytest.mark.parametrize("page", [*tables.files(), ROOT / "CONTRIBUTING.md"], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
 def test_every_generated_table_agrees_with_its_records():
     assert [str(path) for path in tables.stale()] == []
 
