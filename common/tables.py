@@ -52,7 +52,7 @@ def verdict(experiment: Experiment, claim: Claim, mine: list[Record]) -> str:
 
 
 def made_on(mine: list[Record]) -> str:
-    """Hardware and time of the records: "2x AMD EPYC cores, 3 runs, 6 min"."""
+    """Hardware and time of the records: "AMD EPYC, 2 cores; 3 runs, 6 min"."""
     if not mine:
         return "–"
     hardware = ", ".join(sorted({r["hardware"] for r in mine}))
