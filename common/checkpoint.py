@@ -43,16 +43,14 @@ def checkpoints(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def save(directory: Path, step: int, state: dict[str, Any]) -> Path:
+def save(directory: Path, step: int, state: dict[str, Any]) -> None:
     """Write step<step>.pt (tensors and plain types only) and keep the one before it. Raises Failed as write_atomic does."""
     directory.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    path = directory / f"step{step}.pt"
-    write_atomic(path, buffer.getvalue())
+    write_atomic(directory / f"step{step}.pt", buffer.getvalue())
     for old in checkpoints(directory)[2:]:
         old.unlink()
-    return path
 
 
 def load(directory: Path, identity: dict[str, Any], say=print) -> dict[str, Any] | None:

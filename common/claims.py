@@ -111,6 +111,11 @@ def values(claim: Claim, mine: Sequence[Record]) -> list[float]:
     return [math.nan if (value := r["metrics"][claim.metric]) is None else value for r in mine]
 
 
+def verdict(experiment: Experiment, claim: Claim, mine: Sequence[Record]) -> str:
+    """What an experiment's records say of a claim."""
+    return claim.verdict(experiment.kind, values(claim, mine))
+
+
 # How numbers are written, here and in every table.
 
 
@@ -145,6 +150,12 @@ def duration(seconds: float) -> str:
 
 def paper_value(claim: Claim) -> str:
     return number(claim.value) + unit(claim)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of plain text, the cells of each column under each other."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def tolerance(claim: Claim) -> str:

@@ -25,10 +25,9 @@ def refusal(record: Record, experiment: Experiment | None) -> str | None:
         return "its data is a stand-in"
     if changed := differences(record["config"], config_dict(experiment.config)):
         return f"other hyper-parameters than the experiment's ({', '.join(changed)})"
-    if record["precision"] not in experiment.precision.values():
-        return (
-            f"in {record['precision']}, which is not what the experiment runs in ({', '.join(set(experiment.precision.values()))})"
-        )
+    verified = set(experiment.precision.values())
+    if record["precision"] not in verified:
+        return f"in {record['precision']}, which is not what the experiment runs in ({', '.join(verified)})"
     if record.get("changes"):
         return f"its recipe changed on the way ({'; '.join(change['what'] for change in record['changes'])})"
     if not record["commit"]:
@@ -52,7 +51,7 @@ def publish(paper: str, out: Path) -> int:
     """Returns how many records were refused.
 
     Raises:
-        BadInput: there is nothing to publish.
+        BadInput: there is nothing to publish, or an older record is no longer one of its experiment.
     """
     if paper not in papers():
         raise BadInput(f"no paper '{paper}': there are {', '.join(papers())}")
@@ -84,7 +83,7 @@ def publish(paper: str, out: Path) -> int:
         published.values(), key=lambda r: (order.index(r["experiment"]) if r["experiment"] in order else len(order), r["seed"])
     )
     write_atomic(folder / "results.json", (json.dumps(kept, indent=1) + "\n").encode())
-    tables.main("write")
+    tables.write()
     return refused
 
 

@@ -39,12 +39,13 @@ from common.claims import (
     C,
     Experiment,
     Record,
+    columns,
     config_dict,
     differences,
     duration,
     number,
     paper_value,
-    values,
+    verdict,
 )
 from common.data.order import mix, permuted, share
 from common.errors import BadInput, Failed
@@ -269,7 +270,7 @@ class Run(Generic[C]):
         self.interrupt.deferred = True
         self.progress.close()
         if self.wandb is not None:
-            self.wandb.finish(exit_code=0 if kind is None else 1)
+            self.wandb.finish({}, exit_code=0 if kind is None else 1)
         if self.metrics is not None:
             self.metrics.file.close()
         if self.lock is not None:
@@ -352,8 +353,7 @@ class Run(Generic[C]):
 
     def say(self, text: str) -> None:
         """A line for the person who looks on; from the main process only."""
-        if self.main:
-            self.progress.say(text)
+        self.progress.say(text)
 
     # Devices, processes, checkpoints.
 
@@ -614,31 +614,40 @@ class Run(Generic[C]):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         loop_s = self.loop_before + self.loop_s
         self.finished = {
-            **{"paper": self.paper, "experiment": self.name, "kind": self.experiment.kind, "seed": self.seed},
-            **{"metrics": metrics, "data": self.data, "config": config_dict(self.config), "steps": self.step},
-            **{"wall_s": round(self.wall(), 1), "samples_per_s": round(self.samples_per_step * self.step / max(loop_s, 1e-9), 1)},
-            **{"peak_memory_mb": round(peak / 2**20), "hardware": provenance.hardware(self.processes), "processes": self.processes},
-            **{"precision": self.precision, "versions": provenance.versions(), "commit": self.commit, "code": self.code},
+            "paper": self.paper,
+            "experiment": self.name,
+            "kind": self.experiment.kind,
+            "seed": self.seed,
+            "metrics": metrics,
+            "data": self.data,
+            "config": config_dict(self.config),
+            "steps": self.step,
+            "wall_s": round(self.wall(), 1),
+            "samples_per_s": round(self.samples_per_step * self.step / max(loop_s, 1e-9), 1),
+            "peak_memory_mb": round(peak / 2**20),
+            "hardware": provenance.hardware(self.processes),
+            "processes": self.processes,
+            "precision": self.precision,
+            "versions": provenance.versions(),
+            "commit": self.commit,
+            "code": self.code,
             **({"changes": self.changes} if self.changes else {}),
             "finished": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         if self.main:
-            self.wandb.finish(list(self.experiment.claims), metrics)
+            self.wandb.finish(metrics)
             checkpoint.write_atomic(self.dir / "result.json", json.dumps(self.finished, indent=1).encode())
 
     def print_result(self) -> None:
         """The table of the run: claim, paper, ours, verdict."""
         record, claims, kind = self.finished, self.experiment.claims, self.experiment.kind
         changed = differences(config_dict(self.experiment.config), record["config"])
-        verdicts = ["changed recipe" if changed else c.verdict(kind, values(c, [record])) for c in claims]
+        verdicts = ["changed recipe" if changed else verdict(self.experiment, c, [record]) for c in claims]
         rows = [["claim", "paper", "ours", "verdict"]]
         rows += [[c.metric, paper_value(c), number(record["metrics"][c.metric]), v] for c, v in zip(claims, verdicts, strict=True)]
         rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {c.metric for c in claims}]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        self.say("")
-        for row in rows:
-            self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        self.say("")
+        for line in ["", *columns(rows), ""]:
+            self.say(line)
         if record["code"] != provenance.code_hash(self.folder):
             self.say("this run was made with other code than is here now; --restart runs it again")
         if changed:

@@ -15,6 +15,7 @@ from common.claims import (
     Claim,
     Experiment,
     Record,
+    columns,
     config_dict,
     differences,
     duration,
@@ -26,6 +27,7 @@ from common.claims import (
     spread,
     tolerance,
     values,
+    verdict,
 )
 from common.errors import BadInput
 
@@ -45,10 +47,6 @@ def claim_rows(paper: str) -> Iterator[tuple[str, Experiment, Claim, list[Record
                 )
         for claim in experiment.claims:
             yield name, experiment, claim, mine
-
-
-def verdict(experiment: Experiment, claim: Claim, mine: list[Record]) -> str:
-    return claim.verdict(experiment.kind, values(claim, mine))
 
 
 def made_on(mine: list[Record]) -> str:
@@ -143,9 +141,8 @@ def listing() -> str:
         for name, e in experiments(paper).items():
             for i, claim in enumerate(by_name.get(name, [["–", "–", "–"]])):
                 rows.append([paper, name, e.kind, *claim, e.cost] if i == 0 else ["", "", "", *claim, ""])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    rows.insert(1, ["-" * max(map(len, column)) for column in zip(*rows, strict=True)])
+    return "\n".join(columns(rows))
 
 
 BLOCKS = {
@@ -176,14 +173,19 @@ def stale() -> list[Path]:
     return [path for path in files() if generated(path) != path.read_text()]
 
 
+def write() -> None:
+    """Rewrite what is stale. Raises BadInput as claim_rows does."""
+    for path in stale():
+        path.write_text(generated(path))
+        print(f"rewrote {path.relative_to(ROOT)}")
+
+
 def main(command: str) -> int:
     try:
         if command == "list":
             print(listing())
         elif command == "write":
-            for path in stale():
-                path.write_text(generated(path))
-                print(f"rewrote {path.relative_to(ROOT)}")
+            write()
         elif command == "check":
             for path in (out_of_date := stale()):
                 print(f"{path.relative_to(ROOT)} is out of date: run make tables", file=sys.stderr)

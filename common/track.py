@@ -19,6 +19,7 @@ from common.errors import Failed
 PROJECT = "paper-reproductions"
 TIMEOUT = 15  # seconds that W&B may take to answer before the run goes on offline
 FINISH_TIMEOUT = 30  # seconds that the last upload may take
+PLAIN = 10.0  # seconds between two progress lines where there is no terminal
 
 Row = dict[str, Any]
 
@@ -64,7 +65,7 @@ class WandB:
 
     def __init__(self, directory: Path, settings: dict[str, Any], claims: list[Claim], rows: list[Row], say=print) -> None:
         """settings: id, group, job_type, name, config. rows: what metrics.jsonl holds already."""
-        self.run, self.say = None, say
+        self.run, self.say, self.claims = None, say, claims
         self.known = -1  # the last step that the server has
         self.paper = {f"claims/{claim.metric}/paper": claim.value for claim in claims}
         mode = os.environ.get("WANDB_MODE", "")
@@ -144,13 +145,14 @@ class WandB:
             with self.harmless():
                 self.run.log({f"figures/{name}": wandb.Image(str(path))})
 
-    def finish(self, claims: list[Claim] = (), metrics: dict[str, float] = {}, exit_code: int = 0) -> None:  # noqa: B006
+    def finish(self, metrics: dict[str, float | None], exit_code: int = 0) -> None:
+        """metrics: of the record, for the summary; empty where a run ends without one."""
         if self.run is None:
             return
         with self.harmless():
             for name, value in metrics.items():
                 self.run.summary[name] = value
-            for claim in claims:
+            for claim in self.claims:
                 if (ours := metrics.get(claim.metric)) is not None:
                     self.run.summary[f"claims/{claim.metric}/paper"] = claim.value
                     self.run.summary[f"claims/{claim.metric}/ours"] = ours
@@ -174,22 +176,22 @@ def teardown() -> None:
 class Progress:
     """One live line on a terminal, a plain line now and then elsewhere; only the main process has one."""
 
-    def __init__(self, enabled: bool, every: float = 10.0) -> None:
-        self.enabled, self.every = enabled, every
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
         self.bar = None
         self.printed = float("-inf")
 
-    def say(self, text: str, file=None) -> None:
+    def say(self, text: str) -> None:
         """A line of its own, above the live line."""
         if self.enabled:
             if self.bar is not None:
                 self.bar.clear()
-            print(text, file=file, flush=True)
+            print(text, flush=True)
 
     def show(self, step: int, total: int, values: Row, seconds_per_step: float, last: bool) -> None:
         if not self.enabled:
             return
-        text = "  ".join(f"{k} {number(v)}" for k, v in values.items() if isinstance(v, int | float))
+        text = "  ".join(f"{k} {number(v)}" for k, v in values.items())
         if sys.stderr.isatty():
             if self.bar is None:
                 from tqdm import tqdm
@@ -200,7 +202,7 @@ class Progress:
             self.bar.set_postfix_str(text)
             if last:
                 self.close()
-        elif last or time.monotonic() - self.printed >= self.every:
+        elif last or time.monotonic() - self.printed >= PLAIN:
             self.printed = time.monotonic()
             eta = timedelta(seconds=round((total - step) * seconds_per_step))
             print(f"step {step:,}/{total:,}  {text}  ETA {eta}", flush=True)

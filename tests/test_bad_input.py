@@ -11,7 +11,7 @@ import torch
 from common import checkpoint
 from common.data import require
 from common.errors import BadInput
-from tests.start import Started, here, newest, record, rows, until
+from tests.start import Started, here, newest, processes, record, rows, until
 
 TOY = "tests.toy.train"
 END = "toy smoke seed 0: kind smoke"
@@ -100,8 +100,6 @@ def test_damaged_data(tmp_path):
 
 
 def test_batch_smaller_than_the_number_of_processes(tmp_path):
-    from tests.start import processes
-
     runs = processes(2, tmp_path / "log", TOY, "smoke", "--out", tmp_path / "o", "--batch-size", 1)
     assert [run.wait() for run in runs] == [2, 2]
     refused(2, runs[0].output(), "a batch of 1 cannot be split among 2 processes")
@@ -284,8 +282,6 @@ def test_signals(signum, expected, tmp_path):
 
 
 def test_processes_agree_on_the_step_at_which_to_stop(tmp_path):
-    from tests.start import processes
-
     flags = [TOY, "smoke", "--out", tmp_path / "o", "--steps", 100_000]
     runs = processes(2, tmp_path / "log", *flags)
     until(lambda: list((tmp_path / "o").glob("toy/smoke/seed0/checkpoint/*.pt")))

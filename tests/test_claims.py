@@ -124,6 +124,19 @@ def test_a_table_that_disagrees_with_its_records_is_found(repository, tmp_path):
     results.write_text(json.dumps(old))
     with pytest.raises(BadInput, match=r"headline seed 0 was run with other hyper-parameters .*lr 0.5 -> 0.02"):
         tables.stale()
+    write_run(tmp_path / "runs", 1)
+    assert (
+        publish.main(
+            [
+                "toy",
+                str(tmp_path / "runs"),
+            ]
+        )
+        == 0
+    ), "seed 0 is published anew, seed 1 beside it"
+    old[0]["experiment"] = "norm"
+    results.write_text(json.dumps(old))
+    assert publish.main(["toy", str(tmp_path / "runs")]) == 2, "publish says so, too, when an older record is out of date"
 
 
 @pytest.mark.parametrize(

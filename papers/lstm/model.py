@@ -12,12 +12,14 @@ Shapes:  N trials   M sequences for each trial   T time steps   I inputs   K out
          B memory cell blocks   S cells in a block   U = B (2 + S) hidden units: each block's input gate, output gate, cells
 """
 
+import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Biased = str  # which hidden units have a bias weight (Table 10): "all", "gates" or "none"
+Biased = Literal["all", "gates", "none"]  # which hidden units have a bias weight (Table 10): "all", "gates" or "none"
 
 
 def f(x: Tensor) -> Tensor:
@@ -33,6 +35,11 @@ def h(x: Tensor) -> Tensor:
 def g(x: Tensor) -> Tensor:
     """4 / (1 + exp(-x)) - 2, range [-2, 2]: squashes the cell input (Eq. 5)."""
     return 2 * torch.tanh(0.5 * x)
+
+
+def uniform_weight(init: float, *shape: int) -> nn.Parameter:
+    """Initial weights, uniform in [-init, init] (Table 10)."""
+    return nn.Parameter(torch.empty(*shape).uniform_(-init, init))
 
 
 class LSTM(nn.Module):
@@ -69,9 +76,7 @@ class LSTM(nn.Module):
         super().__init__()
         self.blocks, self.cells = blocks, cells
         units = blocks * (2 + cells)
-
-        def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(trials, *shape).uniform_(-init, init))
+        uniform = functools.partial(uniform_weight, init, trials)
 
         self.input_weight = uniform(units, inputs)  # (N, U, I)
         self.recurrent_weight = uniform(units, units)  # (N, U, U)
@@ -111,26 +116,28 @@ class LSTM(nn.Module):
 
     def states(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gate activations and cell states over time: x (N, M, T, I) -> y_in, y_out (N, M, T, B, 1), s (N, M, T, B, S)."""
-        y_before = self.recur(x)  # (N, M, T, U), y(t-1), without gradient
-        net = self.weighted(x, self.input_weight) + self.weighted(y_before, self.recurrent_weight)  # (N, M, T, U)
-        net = net.unflatten(-1, (self.blocks, 2 + self.cells)) + self.padded_bias()  # (N, M, T, B, 2 + S)
+        net_x, bias = self.weighted(x, self.input_weight), self.padded_bias()  # (N, M, T, U), (N, 1, 1, B, 2 + S)
+        y_before = self.recur(net_x + bias.flatten(3))  # (N, M, T, U), y(t-1), without gradient
+        net = net_x + self.weighted(y_before, self.recurrent_weight)  # (N, M, T, U)
+        net = net.unflatten(-1, (self.blocks, 2 + self.cells)) + bias  # (N, M, T, B, 2 + S)
         y_in, y_out = f(net[..., :1]), f(net[..., 1:2])
         s = (y_in * g(net[..., 2:])).cumsum(2)  # s_c(0) = 0, s_c(t) = s_c(t-1) + y_in(t) g(net_c(t))
         return y_in, y_out, s
 
     @torch.no_grad()
-    def recur(self, x: Tensor) -> Tensor:
-        """Hidden activations one step before each step, zero before the first: x (N, M, T, I) -> (N, M, T, U).
+    def recur(self, net_x: Tensor) -> Tensor:
+        """Hidden activations one step before each step, zero before the first: (N, M, T, U) -> (N, M, T, U).
+
+        net_x: what inputs and bias contribute to the net input of every hidden unit.
 
         The only part that cannot be vectorised over time, and where training spends most of its time: six small operations
         a step, in place.
         """
-        (N, M, T, _), B, S = x.shape, self.blocks, self.cells
-        net_x = self.weighted(x, self.input_weight) + self.padded_bias().flatten(3)  # (N, M, T, U)
+        (N, M, T, _), B, S = net_x.shape, self.blocks, self.cells
         net_x = net_x.permute(2, 0, 3, 1).contiguous()  # (T, N, U, M)
 
-        y = x.new_zeros(T + 1, N, B, 2 + S, M)  # y[t + 1] is y(t); y[0] is zero
-        s = x.new_zeros(N, B, S, M)
+        y = net_x.new_zeros(T + 1, N, B, 2 + S, M)  # y[t + 1] is y(t); y[0] is zero
+        s = net_x.new_zeros(N, B, S, M)
         squashed = torch.empty_like(s)
         # Views of every step, taken once.
         units = y.flatten(2, 3).unbind()  # (N, U, M)
@@ -163,10 +170,7 @@ class InputGateNet(nn.Module):
 
     def __init__(self, trials: int, inputs: int, outputs: int, *, init: float = 0.2) -> None:
         super().__init__()
-
-        def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(trials, *shape).uniform_(-init, init))
-
+        uniform = functools.partial(uniform_weight, init, trials)
         self.direct_weight = uniform(outputs, inputs)  # (N, K, I)
         self.input_weight = uniform(2, inputs)  # (N, 2, I): input gate, cell
         self.output_weight = uniform(outputs, 1)  # (N, K, 1)
