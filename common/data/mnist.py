@@ -1,0 +1,159 @@
+"""MNIST: downloaded where it is missing, verified, and read into tensors.
+
+The files lie where torchvision has them, in data_dir/MNIST/raw. Its MNIST(download=True) ends at a time-out or a reset connection,
+waits for ever for a server that is silent, and takes whatever is there for whole; so only its parts are used here.
+"""
+
+import errno
+import fcntl
+import hashlib
+import math
+import os
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import Tensor
+
+from common.data.files import require, sha256
+from common.errors import BadInput
+
+FILES = {  # name -> what it holds, sha256
+    "train-images-idx3-ubyte": ((60_000, 28, 28), "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+    "train-labels-idx1-ubyte": ((60_000,), "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+    "t10k-images-idx3-ubyte": ((10_000, 28, 28), "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+    "t10k-labels-idx1-ubyte": ((10_000,), "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+}
+TIMEOUT = 30.0  # seconds of silence
+WITHOUT = "every smoke experiment (make smoke), and papers whose data is generated"
+
+
+@dataclass(frozen=True)
+class MNIST:
+    """Images: uint8, 0 is background, 255 is ink. Labels: int64, 0 to 9."""
+
+    train_images: Tensor  # (60000, 28, 28)
+    train_labels: Tensor  # (60000,)
+    test_images: Tensor  # (10000, 28, 28)
+    test_labels: Tensor  # (10000,)
+    sha256: str  # of the four files, one after the other in this order
+
+
+def load(data_dir: Path) -> MNIST:
+    """The data set from the unpacked files in data_dir/MNIST/raw, which `fetch` puts there.
+
+    Raises:
+        BadInput: a file is missing or is not the official one; says which, what it is instead, what to do.
+    """
+    from torchvision.datasets import MNIST as source
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    files = [f"MNIST/raw/{name}" for name in FILES]
+    verify(data_dir / "MNIST" / "raw")
+    paths = require(data_dir, "MNIST", dict.fromkeys(files), source=source.mirrors[0], without=WITHOUT)
+    whole = hashlib.sha256()
+    for path in paths:
+        whole.update(path.read_bytes())
+    arrays = [(read_image_file if "images" in path.name else read_label_file)(str(path)) for path in paths]
+    return MNIST(*arrays, sha256=whole.hexdigest())
+
+
+def verify(raw: Path) -> None:
+    """Raises BadInput: one of the files that are in `raw` is not the official one."""
+    for name, (shape, digest) in FILES.items():
+        path, what, start = raw / name, "images" if len(shape) == 3 else "labels", 4 + 4 * len(shape)
+        try:
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                header = file.read(start)
+            size, found = path.stat().st_size, sha256(path)
+        except OSError as error:
+            raise BadInput(f"MNIST: cannot read {path.absolute()}: {error.strerror}") from error
+        magic = bytes([0, 0, 8, len(shape)])  # 8: unsigned bytes
+        sizes = tuple(int.from_bytes(header[at : at + 4], "big") for at in range(4, start, 4))
+        length = start + math.prod(sizes)
+        if not header:
+            wrong = "is empty"
+        elif header[:4] != magic:
+            wrong = f"is not an idx file of {what}: it begins with {header[:4]}, not with {magic} (a web page? still packed?)"
+        elif size != length:
+            wrong = f"is {'truncated' if size < length else 'too long'}: {length:,} bytes by its header, but it has {size:,}"
+        elif sizes[1:] != shape[1:]:
+            wrong = f"holds images of {'x'.join(map(str, sizes[1:]))} pixels, not {'x'.join(map(str, shape[1:]))}"
+        elif sizes != shape:
+            wrong = f"holds {sizes[0]:,} {what}, " + (f"not {shape[0]:,}" if what == "images" else f"for {shape[0]:,} images")
+        elif found != digest:
+            wrong = f"is not the official file: its sha256 is {found[:12]}..., not {digest[:12]}..."
+        else:
+            continue
+        raise BadInput(f"MNIST: {path.absolute()} {wrong}: put the official one there, or delete it and run again to download it")
+
+
+def fetch(data_dir: Path) -> None:
+    """Put the unpacked files that are missing into data_dir/MNIST/raw: from a .gz beside them, else from the network.
+
+    For the main process only; several runs may do it at once. Killed at any moment it leaves whole files, or none.
+
+    Raises:
+        BadInput: no mirror gives a file; the folder cannot be written; a file that is there is not the official one.
+    """
+    from torchvision.datasets import MNIST as source
+
+    raw = data_dir / "MNIST" / "raw"
+    verify(raw)
+    if all((raw / name).exists() for name in FILES):
+        return  # without writing: the folder may be read-only
+    before = socket.getdefaulttimeout()
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        with open(raw.parent / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none
+            for left in raw.parent.glob(".fetch-*"):  # by a process that was killed: we have the lock
+                shutil.rmtree(left)
+            with TemporaryDirectory(prefix=".fetch-", dir=raw.parent) as folder:
+                for packed, md5 in source.resources:
+                    name = packed.removesuffix(".gz")
+                    if not (raw / name).exists():
+                        unpack(raw / packed, md5, source.mirrors, Path(folder))
+                        os.replace(Path(folder, name), raw / name)
+    except OSError as error:
+        help_line = f"allow it and make room, or name another folder with --data-dir; without it runs {WITHOUT}"
+        raise BadInput(f"MNIST: cannot write to {raw.absolute()} ({error.strerror or error}): {help_line}") from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def unpack(packed: Path, md5: str, mirrors: list[str], folder: Path) -> None:
+    """Unpack `packed` into `folder`; where it is missing or damaged, what the first mirror has that has it whole.
+
+    Raises:
+        BadInput: none has; says why.
+        OSError: the disk is full.
+    """
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
+
+    if check_integrity(packed, md5):
+        extract_archive(packed, folder)
+        return
+    got = folder / packed.name
+    failures = [f"{packed.name} beside it: wrong checksum of {packed.stat().st_size:,} bytes"] if packed.exists() else []
+    for url in [mirror + packed.name for mirror in mirrors]:
+        try:
+            return download_and_extract_archive(url, folder, md5=md5)
+        except (OSError, HTTPException, RuntimeError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            wrong = type(error) is RuntimeError  # torchvision's for another checksum
+            reason = f"wrong checksum of {got.stat().st_size:,} bytes" if wrong else str(error) or type(error).__name__
+            failures.append(f"{url}: {' '.join(reason.split())}")
+            print(f"MNIST: cannot download {failures[-1]}", file=sys.stderr, flush=True)
+    raise BadInput(
+        f"MNIST: {packed.with_suffix('').absolute()} is missing and cannot be downloaded ({'; '.join(failures)}): get the four .gz "
+        f"files from {mirrors[0]} and put them there, or name another folder with --data-dir; without it runs {WITHOUT}"
+    )
