@@ -16,6 +16,7 @@ import fcntl
 import functools
 import inspect
 import json
+import logging
 import math
 import operator
 import os
@@ -394,6 +395,7 @@ class Run(Generic[C]):
         if not any(name and shutil.which(name) for name in names):
             self.say(f"no {'C++' if cpu else 'C'} compiler here: running without torch.compile")
             return function
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
         return torch.compile(function)
 
     def autocast(self) -> torch.autocast:

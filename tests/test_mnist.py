@@ -168,7 +168,7 @@ def test_bad_mirror(how, reason, server, arrays, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(MNIST, "mirrors", [server.mirror(how)])
     message = refused(mnist.fetch, tmp_path)
     wanted = tmp_path / "MNIST/raw" / IMAGES
-    for word in (f"{wanted} is missing", f"{server.mirror(how)}{IMAGES}.gz: ", reason, "put them there", "--data-dir", "make smoke"):
+    for word in (f"{wanted} is missing", f"{server.mirror(how)}{IMAGES}.gz: ", reason, "put them there", "--data-dir", "smoke"):
         assert str(word) in message
     assert names(tmp_path) == set()
     assert socket.getdefaulttimeout() is None

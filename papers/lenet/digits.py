@@ -1,0 +1,54 @@
+"""The digits as LeNet-5 sees them: the input field (Sec. II.B), the distorted copies (Sec. III.B), digits made up for tests."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.data.mnist import MNIST
+from papers.lenet.model import figure_3
+
+WHITE, BLACK = -0.1, 1.175  # levels of background and foreground, "which makes the mean input roughly 0" (Sec. II.B)
+
+# How far a random distortion may go. The paper names the kinds (Sec. III.B) and gives no figures: these are ours.
+TRANSLATION = 2.0  # pixels, horizontally and vertically
+SCALING = 1.15  # between 1 / 1.15 and 1.15
+SQUEEZING = 1.15  # as much wider as lower, or the reverse
+SHEARING = 0.3  # pixels to the side for each pixel of height
+
+
+def field(images: Tensor) -> Tensor:
+    """Grey levels 0 to 255 in the input field of the network: (B, 28, 28), uint8 -> (B, 1, 32, 32)."""
+    ink = F.pad(images[:, None].to(torch.get_default_dtype()) / 255, (2, 2, 2, 2))
+    return WHITE + (BLACK - WHITE) * ink
+
+
+def random_distortions(n: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Affine maps from the distorted image to the original, in units of half the field: (n, 2, 3).
+
+    strength: 1 for the ranges above, 2 for twice as far.
+    """
+    right, down, scale, squeeze, shear = strength * (2 * torch.rand(5, n, generator=generator) - 1)
+    scale, squeeze = SCALING**scale, SQUEEZING**squeeze
+    right, down = TRANSLATION / 16 * right, TRANSLATION / 16 * down
+    row = [scale * squeeze, SHEARING * shear, right], [torch.zeros(n), scale / squeeze, down]
+    return torch.stack([torch.stack(r, 1) for r in row], 1)
+
+
+def distort(fields: Tensor, maps: Tensor) -> Tensor:
+    """Each image under its affine map, white beyond its edges: (B, 1, 32, 32), (B, 2, 3) -> (B, 1, 32, 32)."""
+    grid = F.affine_grid(maps.to(fields), list(fields.shape), align_corners=False)
+    return WHITE + F.grid_sample(fields - WHITE, grid, align_corners=False)
+
+
+def made_up(train: int, test: int) -> MNIST:
+    """Digits for the smoke experiment: the pictures of Figure 3, twice as large, shifted, of varying blackness, with noise."""
+    generator = torch.Generator().manual_seed(0)
+    n = train + test
+    labels = torch.randint(10, (n,), generator=generator)
+    ink = (figure_3().view(10, 12, 7) > 0).float()[labels].repeat_interleave(2, 1)[:, :, :].repeat_interleave(2, 2)  # (n, 24, 14)
+    images = torch.zeros(n, 28, 28)
+    for image, digit, down, right in zip(images, ink, *torch.randint(5, (2, n), generator=generator).tolist(), strict=True):
+        image[down : down + 24, right + 5 : right + 19] = digit
+    images = images * (0.6 + 0.4 * torch.rand(n, 1, 1, generator=generator)) + 0.1 * torch.rand(n, 28, 28, generator=generator)
+    images = (255 * images.clamp(0, 1)).to(torch.uint8)
+    return MNIST(images[:train], labels[:train], images[train:], labels[train:], sha256="")

@@ -1,0 +1,334 @@
+"""LeNet-5 on MNIST (Sec. III): 20 passes, one pattern at a time, a step size for every weight.
+
+    make reproduce-lenet                                      # 0.95 % test error, about 4 minutes on one CPU core
+    make reproduce-lenet EXPERIMENT=mnist-distorted           # 0.8 %
+    make reproduce-lenet EXPERIMENT=mnist-minibatch           # for people in a hurry
+    python -m papers.lenet.train mnist --seed 1               # the same without make
+    make reproduce-lenet SEEDS="0 1 2" GPUS=3                 # one process for each seed, side by side
+
+The net learns after every pattern, so one run cannot be split among processes or machines. At the end it prints, for each claim,
+the paper's value, ours and the verdict, and writes three figures: the errors pass by pass (Figure 5), the misclassified test
+digits (Figure 8), and the kernels of C1.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from common.claims import Claim, Experiment
+from common.data import mix, mnist, permuted
+from common.run import Run, reproduce
+from papers.lenet.digits import distort, field, made_up, random_distortions
+from papers.lenet.model import LeNet5, curvature, map_criterion, mse, printed, root
+
+BLOCK = 500  # patterns that are prepared at once
+COPIES = 10  # of each training image in the distorted set, one of them as it is
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters of Sec. III.B, unless another place is named."""
+
+    eta: tuple[float, ...] = (0.0005,) * 2 + (0.0002,) * 3 + (0.0001,) * 3 + (0.00005,) * 4 + (0.00001,) * 8
+    """Global learning rate of each pass through the training set."""
+    mu: float = 0.02
+    """Keeps step sizes eta / (mu + h_kk) finite (Appendix C)."""
+    curvature_samples: int = 500
+    """Patterns over which h_kk is averaged before each pass."""
+    loss: Literal["mse", "map"] = "map"
+    """Eq. 8 or Eq. 9 (Sec. II.C; which one gave the results is not said)."""
+    j: float = 10.0
+    """Penalty of the background class in Eq. 9 (Sec. II.C; no value is given)."""
+    loss_scale: float = 0.05
+    """The loss is multiplied by it, which is as if mu were divided by it (ours; the paper's equations have 1)."""
+    init: Literal["printed", "root"] = "printed"
+    """Range of the initial weights: 2.4 / fan-in (Appendix A), or 1 / sqrt(fan-in)."""
+    coefficient: float | None = 0.6
+    """Where subsampling coefficients start, 2.4 / fan-in; None: at random, as all weights (Appendix A does not name them)."""
+    train_size: int = 60_000
+    """Training patterns; a random part of them where it is less (Fig. 6)."""
+    distortion: float = 0.0
+    """Strength of the random distortions of nine copies in ten; 0: no copies."""
+    batch_size: int = 1
+    """Patterns whose gradients are summed for one update."""
+    held_out: bool = False
+    """Learn from the first 50,000 training images and test on the other 10,000, to choose among readings."""
+    data: Literal["mnist", "made-up"] = "mnist"
+    """made-up: stand-in digits, for tests."""
+
+    def __post_init__(self) -> None:
+        for name in ("mu", "loss_scale", "j"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+        for name in ("curvature_samples", "train_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if not self.eta or not all(0 < eta < float("inf") for eta in self.eta):
+            raise ValueError(f"--eta needs a positive rate for each pass, got {self.eta}")
+        if self.train_size % self.batch_size:
+            raise ValueError(f"--train-size {self.train_size} is not a multiple of --batch-size {self.batch_size}")
+        if self.distortion < 0:
+            raise ValueError(f"--distortion must not be negative, got {self.distortion}")
+        if self.train_size > (limit := 50_000 if self.held_out else 60_000) and self.data == "mnist":
+            raise ValueError(f"--train-size {self.train_size}: there are {limit} training images")
+
+
+FIGURES = ("errors-by-pass", "misclassified", "c1-kernels")
+COST = "4 min on one CPU core"
+RUN = {"cap": "20 passes", "per_sample": True, "log_every": 1000}
+
+
+def fig_9(test_error: float, row: str, *more: Claim) -> list[Claim]:
+    why = "the uncertainty that the paper states for error rates on its 10,000 test digits"
+    return [Claim("test_error", test_error, "%", f"Fig. 9, {row}", True, 0.1, why), *more]
+
+
+def fig_6() -> list[Claim]:
+    why = "its points cannot be read from the copy at hand; all lie below the top of the axis"
+    return [Claim("test_error", 1.8, "%", "Fig. 6, the top of its axis", True, 0, why)]
+
+
+def reading(note: str, **changes: object) -> Experiment[Config]:
+    """A reading of what the paper leaves open, judged on images held out from training: the test set chooses nothing."""
+    config = Config(**{"held_out": True, "train_size": 50_000, **changes})
+    return Experiment(config, kind="reading", source="Secs. II.C, III.B, Apps. A, C", cost=COST, note=note, **RUN)
+
+
+EXPERIMENTS = {
+    "mnist": Experiment(
+        Config(), kind="paper", source="Sec. III.B, Figs. 5 and 9", cost=COST, figures=FIGURES, **RUN,
+        claims=fig_9(0.95, "LeNet-5", Claim(
+            "train_error_pass19", 0.35, "%", "Sec. III.B, on the training set, after 19 passes", True, 0.1,
+            "that of the test error; the paper states none for this one",
+        )),
+    ),
+    "mnist-distorted": Experiment(
+        Config(distortion=1.0), kind="paper", source="Sec. III.B, Figs. 7, 8 and 9", cost=COST, **RUN,
+        claims=fig_9(0.8, "[dist] LeNet-5"), figures=(*FIGURES, "distortions"),
+    ),
+    "mnist-15k": Experiment(
+        Config(train_size=15_000), kind="paper", source="Sec. III.B, Fig. 6", cost="1 min on one CPU core", **RUN, claims=fig_6(),
+    ),
+    "mnist-30k": Experiment(
+        Config(train_size=30_000), kind="paper", source="Sec. III.B, Fig. 6", cost="2 min on one CPU core", **RUN, claims=fig_6(),
+    ),
+    "mnist-minibatch": Experiment(
+        Config(batch_size=25), kind="scaled", source="Sec. III.B", cost="2 min on one CPU core", **RUN,
+        note="scaled: an update for the sum over 25 patterns instead of each; all else as in mnist", claims=fig_9(0.95, "LeNet-5"),
+    ),
+    "held-out": reading("the recipe of mnist itself, for comparison with the readings"),
+    "held-out-mse": reading("Eq. 8 for the loss instead of Eq. 9", loss="mse"),
+    "held-out-j1": reading("j = 1 instead of 10", j=1.0),
+    "held-out-j100": reading("j = 100 instead of 10", j=100.0),
+    "held-out-random-coefficients": reading("subsampling coefficients and biases at random, as all weights", coefficient=None),
+    "held-out-root": reading("initial weights within 1 / sqrt(fan-in), coefficients 0.5", init="root", coefficient=0.5),
+    "held-out-scale-1": reading("the loss not scaled", loss_scale=1.0),
+    "held-out-scale-84th": reading("the loss as a mean over the 84 units of F6", loss_scale=1 / 84),
+    "held-out-as-printed": reading(
+        "Eq. 8, not scaled, coefficients at random as all weights", loss="mse", loss_scale=1.0, coefficient=None
+    ),
+    "held-out-distorted": reading("the distortions of mnist-distorted", distortion=1.0),
+    "held-out-distorted-half": reading("distortions half as far", distortion=0.5),
+    "held-out-distorted-double": reading("distortions twice as far", distortion=2.0),
+    "smoke": Experiment(
+        Config(eta=(0.0005, 0.0002), train_size=300, curvature_samples=50, data="made-up", distortion=0.5),
+        kind="smoke", source="Sec. III.B", cap="2 passes", cost="5 s", per_sample=True, log_every=50, checkpoint_every=0,
+    ),
+}  # fmt: skip
+
+
+class Passes(nn.Module):
+    """What lasts from one update to the next, besides the weights: each weight's step size, and the errors."""
+
+    def __init__(self, model: LeNet5, passes: int) -> None:
+        super().__init__()
+        for name, weight in model.named_parameters():
+            self.register_buffer(f"epsilon {name}".replace(".", " "), torch.zeros_like(weight))
+        self.register_buffer("wrong", torch.zeros((), dtype=torch.int64))  # in this pass, each pattern before the net learns it
+        self.register_buffer("errors", torch.zeros(passes, 2))  # %, of each pass: training (on the fly), test
+        self.register_buffer("range", torch.zeros(2))  # least and greatest step size of the first pass
+
+    def step_sizes(self) -> list[Tensor]:
+        return [buffer for name, buffer in self.named_buffers() if name.startswith("epsilon")]
+
+
+def learning(model: nn.Module, step_sizes: list[Tensor], loss: Callable[[Tensor, Tensor], Tensor]) -> Callable:
+    """The update of all weights by one pattern, or by the sum over a few (Appendix C); torch.compile takes it as a whole."""
+    weights = list(model.parameters())
+    torch._dynamo.config.trace_autograd_ops = True  # the gradient too, which halves the time
+
+    def update(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, 32, 32), (B,) -> the loss, and how many answers were wrong before this update."""
+        y = model(images)  # (B, 10)
+        E = loss(y, labels)
+        gradient = torch.autograd.grad(E, weights)
+        with torch.no_grad():
+            for w, epsilon, dE_dw in zip(weights, step_sizes, gradient, strict=True):
+                w.addcmul_(epsilon, dE_dw, value=-1)  # w_k <- w_k - epsilon_k dE/dw_k
+        return E.detach(), (y.argmin(1) != labels).sum()
+
+    return update
+
+
+def train(run: Run[Config]) -> dict[str, float]:
+    config, passes, B = run.config, len(run.config.eta), run.config.batch_size
+    digits = data(run)
+    updates = config.train_size // B  # in a pass
+    criterion = mse if config.loss == "mse" else functools.partial(map_criterion, j=config.j)
+    test = "held_out_error" if config.held_out else "test_error"
+
+    model = LeNet5({"printed": printed, "root": root}[config.init], config.coefficient)
+    model, state = run.prepare(model=model, state=Passes(model, passes))
+    step_sizes = state.step_sizes()
+    update = run.compile(learning(model, step_sizes, lambda y, labels: config.loss_scale * B * criterion(y, labels)))
+    prepared = None
+    for step in run.steps(passes * updates, samples=B):
+        number, i = divmod(step, updates)
+        if prepared is None or (number != prepared and config.distortion):
+            images, labels = patterns(run, digits, number)
+            prepared = number
+        if i == 0:
+            some = torch.randperm(config.train_size)[: config.curvature_samples].to(run.device)
+            h = curvature(model, images[some])
+            for epsilon, h_kk in zip(step_sizes, h.values(), strict=True):
+                epsilon.copy_(config.eta[number] / (config.mu + config.loss_scale * h_kk))
+            if number == 0:
+                state.range.copy_(torch.stack(torch.cat([epsilon.flatten() for epsilon in step_sizes]).aminmax()))
+            state.wrong.zero_()
+
+        loss, wrong = update(images[i * B : (i + 1) * B], labels[i * B : (i + 1) * B])
+        state.wrong += wrong
+        run.log(train_loss=loss / B)
+        if i == updates - 1:
+            train_error = 100 * state.wrong.item() / config.train_size
+            test_error = 100 * (evaluate(run, model, digits) != digits.test_labels).double().mean().item()
+            state.errors[number] = torch.tensor([train_error, test_error])
+            run.report(**{"pass": number + 1, "train_error": train_error, test: test_error})
+
+    answers = evaluate(run, model, digits)
+    wrong = (answers != digits.test_labels).nonzero().squeeze(1)
+    draw_errors(run, state.errors.cpu())
+    draw_misclassified(run, digits, answers, wrong)
+    draw_kernels(run, model.C1)
+    if config.distortion:
+        draw_distortions(run, digits)
+    metrics = {test: 100 * len(wrong) / len(answers), "errors": len(wrong)}
+    metrics |= {f"train_error_pass{n}": state.errors[n - 1, 0].item() for n in (19,) if n <= passes}
+    metrics |= {f"{test}_pass{n}": state.errors[n - 1, 1].item() for n in (1, 10) if n <= passes}
+    return metrics | {"step_size_min": state.range[0].item(), "step_size_max": state.range[1].item()}
+
+
+def data(run: Run[Config]) -> mnist.MNIST:
+    """The digits of this run, on its device: those to learn, those to test on."""
+    config = run.config
+    if config.data == "made-up":
+        digits = made_up(config.train_size, 200)
+    else:
+        run.on_main(lambda: mnist.fetch(run.data_dir))
+        digits = mnist.load(run.data_dir)
+    images, labels, test_images, test_labels = digits.train_images, digits.train_labels, digits.test_images, digits.test_labels
+    if config.held_out:
+        images, labels, test_images, test_labels = images[:50_000], labels[:50_000], images[50_000:], labels[50_000:]
+    if config.train_size < len(images):
+        part = permuted(len(images), mix(run.seed, "part"), 0, config.train_size)
+        images, labels = images[part], labels[part]
+    run.describe_data(
+        name="mnist" + ", held out: 10,000 of the training images" * config.held_out, sha256=digits.sha256,
+        train=len(images), test=len(test_images), stand_in=config.data == "made-up",
+    )  # fmt: skip
+    tensors = (each.to(run.device) for each in (images, labels, test_images, test_labels))
+    return mnist.MNIST(*tensors, sha256=digits.sha256)
+
+
+def patterns(run: Run[Config], digits: mnist.MNIST, number: int) -> tuple[Tensor, Tensor]:
+    """What one pass shows, in a constant random order: (n, 1, 32, 32), (n,).
+
+    With distortions (Sec. III.B) the training set has ten copies of each image, one as it is and nine distorted, once and for all:
+    a pass shows a tenth of it, so that twenty passes show each copy twice.
+    """
+    n, seed, copies = run.config.train_size, run.seed, COPIES if run.config.distortion else 1
+    start = number % copies * n
+    order = permuted(copies * n, mix(seed, "order"), start, start + n).to(run.device)
+    images, labels = field(digits.train_images[order % n]), digits.train_labels[order % n]
+    if copies > 1:
+        maps = random_distortions(copies * n, run.config.distortion, torch.Generator().manual_seed(mix(seed, "distort")))
+        maps[:n] = torch.eye(2, 3)  # the originals
+        maps = maps.to(run.device)[order]
+        for at in range(0, n, 1000):
+            images[at : at + 1000] = distort(images[at : at + 1000], maps[at : at + 1000])
+    return images, labels
+
+
+def evaluate(run: Run[Config], model: LeNet5, digits: mnist.MNIST) -> Tensor:
+    """The net's answers to the test digits: (n,). The class of the least penalty."""
+    with run.evaluating(model) as net:
+        return torch.cat([net(field(part)).argmin(1) for part in digits.test_images.split(500)])
+
+
+def draw_errors(run: Run[Config], errors: Tensor) -> None:
+    """Figure 5: errors in % against passes; errors (passes, 2)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5))
+    axes = figure.add_subplot()
+    for curve, label in zip(errors.T, ("training, on the fly", "held out" if run.config.held_out else "test"), strict=True):
+        axes.plot(range(1, len(errors) + 1), curve, marker=".", label=f"{label}: {curve[-1]:.2f} % at the end")
+    for claim in run.experiment.claims:
+        axes.axhline(claim.value, color="black", linewidth=0.8, linestyle="--" if claim.metric == "test_error" else ":")
+        axes.annotate(f"paper {claim.value} %", (1, claim.value), fontsize="x-small", va="bottom")
+    axes.set(xlabel="passes through the training set", ylabel="error rate, %", ylim=(0, 5), title=f"{run.name}, seed {run.seed}")
+    axes.legend(fontsize="small")
+    run.save_figure(figure, "errors-by-pass")
+
+
+def draw_misclassified(run: Run[Config], digits: mnist.MNIST, answers: Tensor, wrong: Tensor) -> None:
+    """Figure 8: every misclassified test digit with the correct answer and the net's; the first 200 of them."""
+    from matplotlib.figure import Figure
+
+    wrong, columns = wrong[:200], 10
+    rows = max(1, -(-len(wrong) // columns))
+    figure = Figure(figsize=(columns * 0.6, rows * 0.75))
+    for axes, n in zip(
+        figure.subplots(rows, columns, squeeze=False).flat, [*wrong.tolist(), *[None] * rows * columns], strict=False
+    ):
+        axes.axis("off")
+        if n is not None:
+            axes.imshow(255 - digits.test_images[n].cpu(), cmap="gray", vmin=0, vmax=255)
+            axes.set_title(f"{digits.test_labels[n]}→{answers[n]}", fontsize=7, y=-0.35)
+    run.save_figure(figure, "misclassified")
+
+
+def draw_kernels(run: Run[Config], layer: nn.Module) -> None:
+    """The six kernels of C1, on one scale."""
+    from matplotlib.figure import Figure
+
+    kernels = layer.kernels.detach().view(6, 5, 5).cpu()
+    figure = Figure(figsize=(6, 1.4))
+    for number, (axes, kernel) in enumerate(zip(figure.subplots(1, 6), kernels, strict=True)):
+        axes.imshow(kernel, cmap="gray", vmin=-kernels.abs().max(), vmax=kernels.abs().max())
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(f"C1, map {number}", fontsize=8)
+    run.save_figure(figure, "c1-kernels")
+
+
+def draw_distortions(run: Run[Config], digits: mnist.MNIST) -> None:
+    """Figure 7: ten training digits, and five distortions of each."""
+    from matplotlib.figure import Figure
+
+    generator = torch.Generator().manual_seed(mix(run.seed, "figure"))
+    maps = random_distortions(50, run.config.distortion, generator).to(run.device)
+    originals = field(digits.train_images[:10])
+    rows = torch.cat([originals, distort(originals.repeat(5, 1, 1, 1), maps)]).view(6, 10, 32, 32).cpu()
+    figure = Figure(figsize=(6, 3.8))
+    axes = figure.add_subplot()
+    axes.imshow(-rows.permute(0, 2, 1, 3).reshape(6 * 32, 10 * 32), cmap="gray")
+    axes.axis("off")
+    run.save_figure(figure, "distortions")
+
+
+if __name__ == "__main__":
+    reproduce(EXPERIMENTS, train)
