@@ -93,6 +93,19 @@ def runs_table(paper: str) -> str:
     return markdown(["experiment", "kind", "paper", "command", "cap", "expected cost", "measured"], rows)
 
 
+def readings_table(paper: str) -> str:
+    """For papers/<paper>/README.md: what each reading reads differently, and what it gave; means over seeds."""
+    published, rows = records(paper), []
+    for name, e in experiments(paper).items():
+        mine = [r["metrics"] for r in published if r["experiment"] == name]
+        if e.kind == "reading":
+            gave = (
+                f"{metric} {spread([m[metric] for m in mine if m[metric] is not None])}" for metric in (mine[0] if mine else ())
+            )
+            rows.append([f"`{name}`", e.note, ", ".join(gave) or "not run"])
+    return markdown(["experiment", "reading", "gave"], rows)
+
+
 def records_table(paper: str) -> str:
     """For papers/<paper>/README.md: everything that the published runs measured."""
     rows = []
@@ -148,6 +161,7 @@ def listing() -> str:
 BLOCKS = {
     "claims": claims_table,
     "runs": runs_table,
+    "readings": readings_table,
     "records": records_table,
     "papers": papers_table,
     "reproductions": reproductions,

@@ -7,6 +7,7 @@ import pytest
 for name in ("WANDB_API_KEY", "DATA_DIR", "COMMIT", "RANK", "WORLD_SIZE", "MAKEFLAGS"):
     os.environ.pop(name, None)
 os.environ["WANDB_MODE"] = "disabled"
+os.environ["TORCH_COMPILE_DISABLE"] = "1"  # seconds for each process; the tests of what is compiled say so
 os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun sets it: two workers share two cores
 
 

@@ -205,3 +205,13 @@ def test_list_shows_everything():
             assert re.search(rf"^{paper} +{name} +{experiment.kind} .*{re.escape(experiment.cost)}$", text, re.MULTILINE)
             for claim in experiment.claims:
                 assert claim.metric in text and number(claim.value) in text
+
+
+def test_readings_show_what_they_gave(monkeypatch):
+    reading = dataclasses.replace(EXPERIMENTS["smoke"], kind="reading", note="in single precision")
+    table = {"a": reading, "b": dataclasses.replace(reading, note="another"), "c": dataclasses.replace(reading, kind="paper")}
+    published = [{"experiment": "a", "seed": seed, "metrics": {"error": 1.0 + seed, "rate": None}} for seed in (0, 1)]
+    monkeypatch.setattr(tables, "experiments", lambda paper: table)
+    monkeypatch.setattr(tables, "records", lambda paper: published)
+    lines = tables.readings_table("lstm").splitlines()
+    assert lines[2:] == ["| `a` | in single precision | error 1.5 ± 0.7071 (2), rate – |", "| `b` | another | not run |"]

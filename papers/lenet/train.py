@@ -132,6 +132,10 @@ EXPERIMENTS = {
     "held-out-as-printed": reading(
         "Eq. 8, not scaled, coefficients at random as all weights", loss="mse", loss_scale=1.0, coefficient=None
     ),
+    "held-out-root-as-printed": reading(
+        "Eq. 8, not scaled, initial weights within 1 / sqrt(fan-in), coefficients 0.5",
+        loss="mse", loss_scale=1.0, init="root", coefficient=0.5,
+    ),
     "held-out-distorted": reading("the distortions of mnist-distorted", distortion=1.0),
     "held-out-distorted-half": reading("distortions half as far", distortion=0.5),
     "held-out-distorted-double": reading("distortions twice as far", distortion=2.0),
