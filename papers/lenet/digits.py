@@ -13,7 +13,7 @@ WHITE, BLACK = -0.1, 1.175  # levels of background and foreground, "which makes 
 TRANSLATION = 2.0  # pixels, horizontally and vertically
 SCALING = 1.15  # between 1 / 1.15 and 1.15
 SQUEEZING = 1.15  # as much wider as lower, or the reverse
-SHEARING = 0.3  # pixels to the side for each pixel of height
+SHEARING = 0.3  # pixels to the side for each pixel of height, in the original
 
 
 def field(images: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def made_up(train: int, test: int) -> MNIST:
     generator = torch.Generator().manual_seed(0)
     n = train + test
     labels = torch.randint(10, (n,), generator=generator)
-    ink = (figure_3().view(10, 12, 7) > 0).float()[labels].repeat_interleave(2, 1)[:, :, :].repeat_interleave(2, 2)  # (n, 24, 14)
+    ink = (figure_3().view(10, 12, 7) > 0)[labels].float().repeat_interleave(2, 1).repeat_interleave(2, 2)  # (n, 24, 14)
     images = torch.zeros(n, 28, 28)
     for image, digit, down, right in zip(images, ink, *torch.randint(5, (2, n), generator=generator).tolist(), strict=True):
         image[down : down + 24, right + 5 : right + 19] = digit
