@@ -18,3 +18,13 @@ def toy_data(tmp_path):
 
     write_data(tmp_path / "data")
     return tmp_path / "data"
+
+
+@pytest.fixture
+def double():
+    """torch's default type is double."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -25,7 +25,6 @@ from common.run import Run, reproduce
 from papers.lenet.digits import distort, field, made_up, random_distortions
 from papers.lenet.model import LeNet5, curvature, map_criterion, mse, printed, root
 
-BLOCK = 500  # patterns that are prepared at once
 COPIES = 10  # of each training image in the distorted set, one of them as it is
 
 
@@ -154,7 +153,7 @@ class Passes(nn.Module):
         for name, weight in model.named_parameters():
             self.register_buffer(f"epsilon {name}".replace(".", " "), torch.zeros_like(weight))
         self.register_buffer("wrong", torch.zeros((), dtype=torch.int64))  # in this pass, each pattern before the net learns it
-        self.register_buffer("errors", torch.zeros(passes, 2))  # %, of each pass: training (on the fly), test
+        self.register_buffer("errors", torch.zeros(passes, 2, dtype=torch.float64))  # %, of each pass: training (on the fly), test
         self.register_buffer("range", torch.zeros(2))  # least and greatest step size of the first pass
 
     def step_sizes(self) -> list[Tensor]:
@@ -211,7 +210,7 @@ def train(run: Run[Config]) -> dict[str, float]:
         if i == updates - 1:
             train_error = 100 * state.wrong.item() / config.train_size
             test_error = 100 * (evaluate(run, model, digits) != digits.test_labels).double().mean().item()
-            state.errors[number] = torch.tensor([train_error, test_error])
+            state.errors[number] = torch.tensor([train_error, test_error], dtype=torch.float64)
             run.report(**{"pass": number + 1, "train_error": train_error, test: test_error})
 
     answers = evaluate(run, model, digits)

@@ -11,13 +11,7 @@ from papers.lenet.model import figure_3
 
 WHITE, BLACK = -0.1, 1.175
 
-
-@pytest.fixture(autouse=True)
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def affine(xx=1.0, xy=0.0, right=0.0, yy=1.0, down=0.0):

@@ -42,13 +42,7 @@ FIGURE_3_ROWS = """
     1c 22 41 41 41 23 1d 01 01 01 02 3c
 """  # the bits of a row of seven pixels
 
-
-@pytest.fixture(autouse=True)
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def net(seed=0, bound=root):
