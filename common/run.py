@@ -25,6 +25,7 @@ import secrets
 import shutil
 import signal
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -389,11 +390,14 @@ class Run(Generic[C]):
         return tuple(self.objects.values())
 
     def compile(self, function: T) -> T:
-        """torch.compile, or the function as it is, with one line, on a machine without the compiler that it needs."""
+        """torch.compile, or the function as it is, with one line, on a machine without the compiler or the headers that it needs."""
         cpu = self.device.type == "cpu"
         names = (os.environ.get("CXX"), "g++", "clang++") if cpu else (os.environ.get("CC"), "gcc", "clang")
         if not any(name and shutil.which(name) for name in names):
             self.say(f"no {'C++' if cpu else 'C'} compiler here: running without torch.compile")
+            return function
+        if not Path(sysconfig.get_path("include"), "Python.h").exists():
+            self.say("no Python.h here (Debian: apt install python3-dev): running without torch.compile")
             return function
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
         return torch.compile(function)

@@ -1,6 +1,7 @@
 """What a run does that neither the standing tests nor the bad input show."""
 
 import math
+import sysconfig
 
 import pytest
 import torch
@@ -75,9 +76,13 @@ def test_bf16_runs_in_bf16(tmp_path):
     assert record(tmp_path / "a/toy/smoke/seed1")["precision"] == "bf16"
 
 
-def test_without_a_compiler_compile_falls_back_with_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
+@pytest.mark.parametrize("missing", ["compiler", "headers"])
+def test_without_a_compiler_compile_falls_back_with_one_line(missing, tmp_path, monkeypatch):
+    if missing == "compiler":
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CXX", raising=False)
+    else:
+        monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     code, output = here(TOY, "smoke", "--out", tmp_path, "--compile")
     assert code == 0, output
     assert output.count("running without torch.compile") == 1

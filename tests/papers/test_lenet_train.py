@@ -10,7 +10,7 @@ import torchvision
 from common.data import mix, mnist, permuted
 from papers.lenet import train
 from papers.lenet.digits import field, made_up
-from papers.lenet.model import LeNet5, curvature, map_criterion, mse, root
+from papers.lenet.model import LeNet5, curvature, f, map_criterion, mse, printed, root
 from tests.start import here, newest, record, rows
 
 SCRIPT = "papers.lenet.train"
@@ -58,6 +58,23 @@ def test_training_is_the_update_rule_of_appendix_c(loss, batch, tmp_path):
     metrics = record(directory)["metrics"]
     assert metrics["errors"] == wrong and metrics["test_error"] == pytest.approx(wrong / 2)
     assert [metrics["step_size_min"], metrics["step_size_max"]] == pytest.approx(sizes[:2])
+
+
+@pytest.mark.parametrize(("scale", "saturated"), [(1, True), (1 / 84, False)])
+def test_with_sums_the_printed_recipe_saturates_at_once(scale, saturated):
+    """README.md, Deviations: after fifty patterns of the first pass hardly any gradient passes F6, unless the loss is a mean."""
+    torch.manual_seed(0)
+    digits, model = made_up(200, 1), LeNet5(printed, 0.6)
+    images = field(digits.train_images)
+    step_sizes = [0.0005 / (0.02 + scale * h) for h in curvature(model, images).values()]
+    update = train.learning(model, step_sizes, lambda y, labels: scale * mse(y, labels))
+    for image, label in zip(images[:50], digits.train_labels[:50], strict=True):
+        update(image[None], label[None])
+    states = images
+    with torch.no_grad():
+        for layer in model.layers().values():
+            states = f(layer(states))
+    assert ((states.abs() > 1.7).float().mean() > 0.8) == saturated
 
 
 def test_compiled_update_is_the_eager_one(tmp_path, monkeypatch):
