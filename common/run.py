@@ -390,7 +390,7 @@ class Run(Generic[C]):
         return tuple(self.objects.values())
 
     def compile(self, function: T) -> T:
-        """torch.compile, or the function as it is, with one line, on a machine without the compiler or the headers that it needs."""
+        """torch.compile, or the function as it is, with one line, on a machine without the compiler or headers that it needs."""
         cpu = self.device.type == "cpu"
         names = (os.environ.get("CXX"), "g++", "clang++") if cpu else (os.environ.get("CC"), "gcc", "clang")
         if not any(name and shutil.which(name) for name in names):
