@@ -129,10 +129,10 @@ EXPERIMENTS = {
     "held-out-scale-1": reading("the loss not divided", loss_scale=1.0),
     "held-out-scale-84th": reading("the loss divided by 84, a mean over the units of F6", loss_scale=1 / 84),
     "held-out-as-printed": reading(
-        "Eq. 8, not divided, coefficients at random as all weights", loss="mse", loss_scale=1.0, coefficient=None
+        "Eq. 8, the loss not divided, coefficients at random as all weights", loss="mse", loss_scale=1.0, coefficient=None
     ),
     "held-out-root-as-printed": reading(
-        "Eq. 8, not divided, initial weights within 1 / sqrt(fan-in), coefficients 0.5",
+        "Eq. 8, the loss not divided, initial weights within 1 / sqrt(fan-in), coefficients 0.5",
         loss="mse", loss_scale=1.0, init="root", coefficient=0.5,
     ),
     "held-out-distorted": reading("the distortions of mnist-distorted", distortion=1.0),
