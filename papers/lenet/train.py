@@ -285,6 +285,7 @@ def draw_errors(run: Run[Config], errors: Tensor) -> None:
         axes.axhline(claim.value, color="black", linewidth=0.8, linestyle="--" if claim.metric == "test_error" else ":")
         axes.annotate(f"paper {claim.value} %", (1, claim.value), fontsize="x-small", va="bottom")
     axes.set(xlabel="passes through the training set", ylabel="error rate, %", ylim=(0, 5), title=f"{run.name}, seed {run.seed}")
+    axes.set_xticks(range(0, len(errors) + 1, 4))
     axes.legend(fontsize="small")
     run.save_figure(figure, "errors-by-pass")
 
