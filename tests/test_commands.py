@@ -338,7 +338,8 @@ def test_setup_is_done_when_needed_and_only_then(fresh, tmp_path):
     base = fake(tmp_path / "bin/python", f'case "$*" in *"-m venv"*) rm -rf .venv; {venv};; esac')
     command, stamp = [MAKE, "setup", f"BASE_PYTHON={base}"], fresh / ".venv/stamp"
 
-    interrupted = subprocess.Popen(command, cwd=fresh, env=clean(), **NEW)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    interrupted = subprocess.Popen(command, cwd=fresh, env=clean(), preexec_fn=heard, **NEW)
     until(note.exists, 120)
     os.killpg(interrupted.pid, signal.SIGINT)
     interrupted.communicate(timeout=20)

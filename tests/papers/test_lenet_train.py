@@ -77,13 +77,13 @@ def test_with_sums_the_printed_recipe_saturates_at_once(scale, saturated):
     assert ((states.abs() > 1.7).float().mean() > 0.8) == saturated
 
 
-def test_compiled_update_is_the_eager_one(tmp_path, monkeypatch):
+def test_compiled_update_is_the_eager_one(tmp_path):
     """torch.compile changes rounding only."""
     assert here(SCRIPT, *SMALL, "--out", tmp_path / "eager")[0] == 0
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    monkeypatch.setattr(torch._dynamo.config, "disable", False)
-    assert here(SCRIPT, *SMALL, "--out", tmp_path / "compiled")[0] == 0
+    with torch._dynamo.config.patch(disable=False):
+        assert here(SCRIPT, *SMALL, "--out", tmp_path / "compiled")[0] == 0
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "the update is one graph"
     eager, compiled = (newest(tmp_path / out / "lenet/smoke/seed0")["objects"]["model"] for out in ("eager", "compiled"))
     for name, weight in eager.items():
