@@ -127,7 +127,7 @@ def refused(function, *args):
 
 def names(data_dir):
     """All that lies there but the lock, temporary folders among it."""
-    return {path.name for path in data_dir.rglob("*")} - {"MNIST", "raw", ".lock"}
+    return {path.name for path in data_dir.rglob("*")} - {"MNIST", "raw", ".mnist-lock"}
 
 
 def check(data_dir, arrays, *others):
@@ -170,7 +170,8 @@ def test_bad_mirror(how, reason, server, arrays, tmp_path, monkeypatch, capfd):
     wanted = tmp_path / "MNIST/raw" / IMAGES
     for word in (f"{wanted} is missing", f"{server.mirror(how)}{IMAGES}.gz: ", reason, "put them there", "--data-dir", "smoke"):
         assert str(word) in message
-    assert names(tmp_path) == set()
+    assert names(tmp_path) == set() and not (tmp_path / "MNIST").exists()
+    wanted.parent.mkdir(parents=True)
     assert socket.getdefaulttimeout() is None
 
     first, *others = server.files
@@ -216,10 +217,10 @@ def fetching(data_dir):
 def test_killed_half_way(server, arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(MNIST, "mirrors", [server.mirror("stalls")])
     child = fetching(tmp_path)
-    until(lambda: list(tmp_path.glob("MNIST/.fetch-*/*.gz")), seconds=20)
+    until(lambda: list(tmp_path.glob(".mnist-fetch-*/*.gz")), seconds=20)
     child.kill()
     child.join()
-    assert list(tmp_path.glob("MNIST/.fetch-*")) and not list(tmp_path.glob("MNIST/raw/*"))
+    assert list(tmp_path.glob(".mnist-fetch-*")) and not list(tmp_path.glob("MNIST/raw/*"))
     monkeypatch.setattr(MNIST, "mirrors", [server.mirror("good")])
     mnist.fetch(tmp_path)
     check(tmp_path, arrays)

@@ -110,17 +110,18 @@ def fetch(data_dir: Path) -> None:
         return  # without writing: the folder may be read-only
     before = socket.getdefaulttimeout()
     try:
-        raw.mkdir(parents=True, exist_ok=True)
-        with open(raw.parent / ".lock", "w") as lock:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with open(data_dir / ".mnist-lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none
-            for left in raw.parent.glob(".fetch-*"):  # by a process that was killed: we have the lock
+            for left in data_dir.glob(".mnist-fetch-*"):  # by a process that was killed: we have the lock
                 shutil.rmtree(left)
-            with TemporaryDirectory(prefix=".fetch-", dir=raw.parent) as folder:
+            with TemporaryDirectory(prefix=".mnist-fetch-", dir=data_dir) as folder:
                 for packed, md5 in source.resources:
                     name = packed.removesuffix(".gz")
                     if not (raw / name).exists():
                         unpack(raw / packed, md5, source.mirrors, Path(folder))
+                        raw.mkdir(parents=True, exist_ok=True)  # not before: an empty folder would look like the data set
                         os.replace(Path(folder, name), raw / name)
     except OSError as error:
         help_line = f"allow it and make room, or name another folder with --data-dir; without it runs {WITHOUT}"
