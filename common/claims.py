@@ -96,6 +96,20 @@ def records(paper: str) -> list[Record]:
     return json.loads(path.read_text()) if path.exists() else []
 
 
+def positive(config: Any, *names: str) -> None:
+    """For the __post_init__ of a config. Raises ValueError: one of these hyper-parameters is not a positive, finite number."""
+    for name in names:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(config, name)}")
+
+
+def at_least_one(config: Any, *names: str) -> None:
+    """For the __post_init__ of a config. Raises ValueError: one of these counts is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
+
+
 def config_dict(config: Any) -> dict[str, Any]:
     """A config as JSON gives it back (tuples become lists), for comparison with a record."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from common.claims import Claim, Experiment
+from common.claims import Claim, Experiment, at_least_one, positive
 from common.data import mix
 from common.run import Run, reproduce
 from papers.lstm.model import LSTM, squared_error
@@ -65,12 +65,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"--task must be one of {', '.join(TASKS)}, got {self.task}")
-        for name in ("trials", "blocks", "cells", "window", "max_sequences", "test_sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "init", "correct_within", "mean_error"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+        at_least_one(self, "trials", "blocks", "cells", "window", "max_sequences", "test_sequences")
+        positive(self, "lr", "init", "correct_within", "mean_error")
         for name in ("input_gate_bias", "output_gate_bias"):
             if getattr(self, name) is not None and len(getattr(self, name)) != self.blocks:
                 raise ValueError(f"--{name.replace('_', '-')} needs one number for each of the {self.blocks} blocks")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from common.claims import Claim, Experiment
+from common.claims import Claim, Experiment, positive
 from common.data import mix, require
 from common.run import Run, reproduce
 from tests.toy.model import Tagger
@@ -41,8 +41,7 @@ class Config:
     """The update that makes a weight infinite."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"--lr must be positive, got {self.lr}")
+        positive(self, "lr")
 
 
 EXPERIMENTS = {
