@@ -87,7 +87,11 @@ def papers() -> list[str]:
 
 
 def experiments(paper: str) -> dict[str, Experiment]:
-    return importlib.import_module(f"papers.{paper}.train").EXPERIMENTS
+    """What train.py runs and, where there are official weights, what pretrained.py evaluates."""
+    table = dict(importlib.import_module(f"papers.{paper}.train").EXPERIMENTS)
+    if (ROOT / "papers" / paper / "pretrained.py").exists():
+        table |= importlib.import_module(f"papers.{paper}.pretrained").WEIGHTS
+    return table
 
 
 def records(paper: str) -> list[Record]:

@@ -126,6 +126,9 @@ def main(launch: Launch) -> int:
     experiment = launch.experiment or next(iter(table))
     if experiment not in table:
         return refuse(f"{launch.paper} has no experiment '{experiment}': there are {', '.join(table)}")
+    if table[experiment].kind == "weights":
+        weights = experiment.removeprefix("weights-")
+        return refuse(f"{experiment} is evaluated, not trained: make evaluate-{launch.paper} ARGS={weights}")
     per_sample, there = table[experiment].per_sample, torch.cuda.device_count()
     processes = max(1, int(launch.gpus or there))
     if launch.nodes > 1 and per_sample:

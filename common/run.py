@@ -1,9 +1,9 @@
 """The life of one run, from the command line to the record.
 
 A `train.py` ends with `reproduce(EXPERIMENTS, train)`. `train(run)` writes its loop out and calls back here for what every
-paper needs: `prepare` (devices, processes, checkpoints), `steps` or `batches` (the loop's clock), `micro_batches` and
-`backward` (one global batch on any number of processes), `log` and `report` (metrics), `evaluating`, `share` and `gather`
-(exact evaluation), `save_figure`. It returns the metrics of the record.
+paper needs: `prepare` (devices, processes, checkpoints), `steps`, `batches` or `loaded` (the loop's clock), `micro_batches` and
+`backward` (one global batch on any number of processes), `log` and `report` (metrics), `evaluating`, `share`, `examples` and
+`gather` (exact evaluation), `save_figure`. It returns the metrics of the record.
 
 A run may be killed at any moment. Everything random is seeded from (seed, step, rank), so that weights, optimizer and step are
 all there is to restore.
@@ -50,7 +50,8 @@ from common.claims import (
     verdict,
 )
 from common.data.order import mix, permuted, share
-from common.errors import BadInput, Failed
+from common.data.workers import Reader, Sample
+from common.errors import BadFile, BadInput, Failed, LostWorker
 from common.track import Metrics, Progress, WandB
 
 T = TypeVar("T")
@@ -91,11 +92,29 @@ class Options:
             raise ValueError(f"--micro-batch must be at least 1, got {self.micro_batch}")
 
 
-def reproduce(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, float]]) -> None:
+def reproduce(
+    experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, float]], argv: list[str] | None = None
+) -> None:
     """The entry point of every train.py. Exits 0, 2 (bad input), 130 (SIGINT), 143 (SIGTERM), or 1 (anything else)."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)  # what `main` leaves behind: a second signal does not disturb the end
-    sys.exit(main(experiments, train, sys.argv[1:]))
+    sys.exit(main(experiments, train, sys.argv[1:] if argv is None else argv))
+
+
+def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[["Run"], dict[str, float]]) -> None:
+    """The entry point of every pretrained.py: its first argument names weights, as `known` does after "weights-", or a file.
+
+    The experiments' configs have a field `weights`. What is not among the known ones makes no claims.
+    """
+    weights, *options = sys.argv[1:] or [""]
+    weights = weights.removeprefix("weights-")
+    if weights and not weights.startswith("-"):
+        name = "weights-" + (Path(weights).stem if (is_file := Path(weights).exists()) else weights.replace("/", "-"))
+        if is_file or name not in known:
+            like = next(iter(known.values()))
+            known = {name: dataclasses.replace(like, config=dataclasses.replace(like.config, weights=weights), claims=())}
+        weights = name
+    reproduce(known, evaluate, [weights, *options] if weights else [])
 
 
 def main(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, float]], argv: list[str]) -> int:
@@ -105,7 +124,9 @@ def main(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, 
     run = None
     with signals() as interrupt:
         try:
-            name, config, options = parse(experiments, argv, f"python -m {module_name(folder)}.train", first)
+            name, config, options = parse(
+                experiments, argv, f"python -m {module_name(folder)}.{Path(inspect.getfile(train)).stem}", first
+            )
             run = Run(folder, name, experiments[name], config, options, interrupt)
             with run:
                 if run.finished is None:
@@ -115,7 +136,7 @@ def main(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, 
                 run.print_result()
             return 0
         except (BadInput, Failed) as error:
-            if first:
+            if first or isinstance(error, (BadFile, LostWorker)):
                 print(f"error: {error}", file=sys.stderr, flush=True)
             return 2 if isinstance(error, BadInput) else 1
         except Interrupted as error:
@@ -222,6 +243,8 @@ class Run(Generic[C]):
         self.sums: dict[str, Any] = {}
         self.now: dict[str, float] = {}
         self.samples_per_step = 0
+        self.readers: list[Reader] = []
+        self.waited: float | None = None  # seconds for data, since the last log line; None where nothing is loaded
         self.wall_before = self.loop_before = self.loop_s = 0.0
 
     # Beginning and end.
@@ -270,6 +293,8 @@ class Run(Generic[C]):
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
         self.interrupt.deferred = True
+        for reader in self.readers:
+            reader.close()
         self.progress.close()
         if self.wandb is not None:
             self.wandb.finish({}, exit_code=0 if kind is None else 1)
@@ -308,6 +333,7 @@ class Run(Generic[C]):
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BadInput(f"another run is at work in {self.dir}: wait for it, or name another folder with --out") from error
+        os.register_at_fork(after_in_child=self.lock.close)  # a worker must not hold it any longer than the run lives
         if self.options.restart:
             for path in self.dir.iterdir():
                 if path.name != "lock":
@@ -456,22 +482,53 @@ class Run(Generic[C]):
         """End the training after this update: the criterion is met."""
         self.ended = True
 
+    def part(self, batch_size: int) -> slice:
+        """This process's part of a global batch, which is announced."""
+        if batch_size < self.processes:
+            few = f"a batch of {batch_size} cannot be split among {self.processes} processes"
+            raise BadInput(f"{few}: use fewer processes, or a larger --batch-size")
+        paper = getattr(self.experiment.config, "batch_size", batch_size)
+        self.say(f"global batch {batch_size} (the paper's: {paper}), on {self.processes} process{'es' * (self.processes > 1)}")
+        return share(batch_size, self.rank, self.processes)
+
     def batches(self, tensors: Pieces, batch_size: int, *, steps: int) -> Iterator[tuple[int, Pieces]]:
         """(step, this process's share of the global batch) for tensors of one length, which stay where they are.
 
         Raises:
             BadInput: fewer samples in a batch than processes.
         """
-        if batch_size < self.processes:
-            few = f"a batch of {batch_size} cannot be split among {self.processes} processes"
-            raise BadInput(f"{few}: use fewer processes, or a larger --batch-size")
-        mine = share(batch_size, self.rank, self.processes)
-        paper = getattr(self.experiment.config, "batch_size", batch_size)
-        self.say(f"global batch {batch_size} (the paper's: {paper}), on {self.processes} process{'es' * (self.processes > 1)}")
+        mine = self.part(batch_size)
         for step in self.steps(steps, samples=batch_size):
             index = permuted(len(tensors[0]), self.seed, step * batch_size, (step + 1) * batch_size)[mine]
             index = index.to(tensors[0].device, non_blocking=True)
             yield step, tuple(t[index] for t in tensors)
+
+    def reader(self, sample: Sample) -> Reader:
+        """Worker processes for `loaded` or `examples`: sample(index, generator) -> tensors. Ask for them before training begins."""
+        self.readers.append(Reader(sample, pin=self.device.type == "cuda"))
+        return self.readers[-1]
+
+    def loaded(self, reader: Reader, n: int, batch_size: int, *, steps: int) -> Iterator[tuple[int, Pieces]]:
+        """The same as `batches` for samples that worker processes read, indices from range(n).
+
+        Raises:
+            BadInput: fewer samples in a batch than processes; what `sample` refuses.
+            Failed: a worker died.
+        """
+        mine = self.part(batch_size)
+
+        def wanted() -> Iterator[list[tuple[int, int]]]:
+            for step in range(self.step, steps):
+                index = permuted(n, self.seed, step * batch_size, (step + 1) * batch_size)[mine].tolist()
+                yield [(i, mix(self.seed, "sample", step, at)) for at, i in enumerate(index, mine.start)]
+
+        batches, self.waited = reader.read(wanted()), 0.0
+        for step in self.steps(steps, samples=batch_size):
+            asked = time.monotonic()
+            batch = next(batches)
+            self.waited += time.monotonic() - asked
+            yield step, tuple(t.to(self.device, non_blocking=True) for t in batch)
+        self.waited = None
 
     def micro_batches(self, batch: Pieces, count: Callable[..., Tensor] | None = None) -> Iterator[tuple[Pieces, Any]]:
         """(piece, weight) for every micro-batch of this process's batch.
@@ -531,6 +588,9 @@ class Run(Generic[C]):
         took = time.monotonic() - self.logged_at
         self.loop_s += took
         speed = {"samples_per_s": round(self.samples_per_step * updates / took, 1)} if self.samples_per_step else {}
+        if self.waited is not None:
+            speed["data_wait"] = round(100 * self.waited / took, 1)  # %, of the main process's time
+            self.waited = 0.0
         bad = next((name for name, value in {**means, **self.now}.items() if not math.isfinite(value)), None)
         if bad is not None:
             raise self.not_finite(bad)
@@ -573,6 +633,18 @@ class Run(Generic[C]):
     def share(self, n: int) -> slice:
         """The part of n examples that this process evaluates."""
         return share(n, self.rank, self.processes)
+
+    def examples(self, reader: Reader, n: int, batch_size: int, first: int = 0) -> Iterator[Pieces]:
+        """This process's share of the n examples from `first` on that worker processes read, in order, in batches on its device.
+
+        Raises:
+            BadInput: what `sample` refuses.
+            Failed: a worker died.
+        """
+        mine = self.share(n)
+        wanted = ([(first + i, 0) for i in range(mine.stop)[at : at + batch_size]] for at in range(n)[mine][::batch_size])
+        for batch in reader.read(wanted):
+            yield tuple(t.to(self.device, non_blocking=True) for t in batch)
 
     def gather(self, values: Tensor, n: int) -> Tensor:
         """One value for each of n examples from all processes, in order: (own share, ...) -> (n, ...).

@@ -86,10 +86,12 @@ def runs_table(paper: str) -> str:
         if e.kind == "smoke":
             continue
         mine = [r for r in published if r["experiment"] == name]
-        choice = "" if i == 0 else f" EXPERIMENT={name}"
+        command = f"make reproduce-{paper}" + f" EXPERIMENT={name}" * (i > 0)
         seeds = " ".join(str(r["seed"]) for r in sorted(mine, key=lambda r: r["seed"]))
-        choice += f' SEEDS="{seeds}"' if len(mine) > 1 else ""
-        rows.append([f"`{name}`", e.kind, e.source, f"`make reproduce-{paper}{choice}`", e.cap, e.cost, made_on(mine)])
+        command += f' SEEDS="{seeds}"' if len(mine) > 1 else ""
+        if e.kind == "weights":
+            command = f"make evaluate-{paper} ARGS={name.removeprefix('weights-')}"
+        rows.append([f"`{name}`", e.kind, e.source, f"`{command}`", e.cap, e.cost, made_on(mine)])
     return markdown(["experiment", "kind", "paper", "command", "cap", "expected cost", "measured"], rows)
 
 

@@ -97,7 +97,7 @@ def until(condition, seconds: float = 120):
 def rows(directory: Path) -> list[dict]:
     """metrics.jsonl without what depends on the clock."""
     lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("time", "samples_per_s")} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in ("time", "samples_per_s", "data_wait")} for line in lines]
 
 
 def record(directory: Path) -> dict:

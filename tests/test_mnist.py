@@ -16,7 +16,7 @@ import torchvision.datasets.utils
 from torchvision.datasets import MNIST
 
 from common.claims import ROOT
-from common.data import mnist
+from common.data import files, mnist
 from common.errors import BadInput
 from tests.start import until
 
@@ -164,7 +164,7 @@ FAILURES = {
 @pytest.mark.parametrize(("how", "reason"), FAILURES.items())
 def test_bad_mirror(how, reason, server, arrays, tmp_path, monkeypatch, capfd):
     """Alone it is an error that leaves nothing behind; before a good one it costs a line."""
-    monkeypatch.setattr(mnist, "TIMEOUT", 0.5)
+    monkeypatch.setattr(files, "TIMEOUT", 0.5)
     monkeypatch.setattr(MNIST, "mirrors", [server.mirror(how)])
     message = refused(mnist.fetch, tmp_path)
     wanted = tmp_path / "MNIST/raw" / IMAGES

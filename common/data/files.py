@@ -1,10 +1,20 @@
-"""The files of a data set: looked for, verified, or asked for in one line."""
+"""The files of a data set: looked for, verified, downloaded, or asked for in one line."""
 
+import errno
+import fcntl
 import hashlib
-from collections.abc import Mapping
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from common.errors import BadInput
+
+TIMEOUT = 30.0  # seconds of a server's silence
 
 
 def sha256(path: Path) -> str:
@@ -35,3 +45,72 @@ def require(data_dir: Path, name: str, files: Mapping[str, str | None], *, sourc
         if digest is not None and sha256(path) != digest:
             raise BadInput(f"{name}: {path.absolute()} is damaged or another version (sha256 is not {digest[:12]}...): {help_line}")
     return paths
+
+
+@contextmanager
+def fetching(data_dir: Path, name: str, *, to: Path, without: str) -> Iterator[Path]:
+    """A temporary folder in `data_dir`, in which a data set is made ready to be moved into `to`.
+
+    One run at a time has it; it goes at the end, or, when the run is killed, at the start of the next one. Meanwhile a server that
+    is silent is given up after TIMEOUT seconds.
+
+    Args:
+        name: of the data set, for messages and hidden files.
+        without: which experiments run without it.
+
+    Raises:
+        BadInput: here or in the body something cannot be written; says where and why.
+    """
+    hidden, before = f".{name.lower()}", socket.getdefaulttimeout()
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with open(data_dir / f"{hidden}-lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none
+            for left in data_dir.glob(f"{hidden}-fetch-*"):  # by a process that was killed: we have the lock
+                shutil.rmtree(left)
+            with TemporaryDirectory(prefix=f"{hidden}-fetch-", dir=data_dir) as folder:
+                yield Path(folder)
+    except OSError as error:
+        help_line = f"allow it and make room, or name another folder with --data-dir; without it runs {without}"
+        raise BadInput(f"{name}: cannot write to {to.absolute()} ({error.strerror or error}): {help_line}") from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def obtain(
+    packed: Path, md5: str, urls: Sequence[str], folder: Path, *, name: str, wanted: Path, advice: str, without: str
+) -> Path:
+    """`packed`; where it is missing or damaged, what the first URL has that has it whole, downloaded into `folder`.
+
+    Args:
+        name: of the data set, for messages.
+        wanted: the file that is to be unpacked from it.
+        advice: where to get what, and where to put it.
+        without: which experiments run without it.
+
+    Raises:
+        BadInput: no URL has it; says why.
+        OSError: the disk is full.
+    """
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    if check_integrity(packed, md5):
+        return packed
+    got = folder / packed.name
+    failures = [f"{packed.name} beside it: wrong checksum of {packed.stat().st_size:,} bytes"] if packed.exists() else []
+    for url in urls:
+        try:
+            download_url(url, folder, packed.name, md5)
+            return got
+        except (OSError, HTTPException, RuntimeError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            wrong = type(error) is RuntimeError  # torchvision's for another checksum
+            reason = f"wrong checksum of {got.stat().st_size:,} bytes" if wrong else str(error) or type(error).__name__
+            failures.append(f"{url}: {' '.join(reason.split())}")
+            print(f"{name}: cannot download {failures[-1]}", file=sys.stderr, flush=True)
+    raise BadInput(
+        f"{name}: {wanted.absolute()} is missing and cannot be downloaded ({'; '.join(failures)}): {advice}, "
+        f"or name another folder with --data-dir; without it runs {without}"
+    )

@@ -4,22 +4,15 @@ The files lie where torchvision has them, in data_dir/MNIST/raw. Its MNIST(downl
 waits for ever for a server that is silent, and takes whatever is there for whole; so only its parts are used here.
 """
 
-import errno
-import fcntl
 import hashlib
 import math
 import os
-import shutil
-import socket
-import sys
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from common.data.files import require, sha256
+from common.data.files import fetching, obtain, require, sha256
 from common.errors import BadInput
 
 FILES = {  # name -> what it holds, sha256
@@ -28,7 +21,6 @@ FILES = {  # name -> what it holds, sha256
     "t10k-images-idx3-ubyte": ((10_000, 28, 28), "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
     "t10k-labels-idx1-ubyte": ((10_000,), "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
 }
-TIMEOUT = 30.0  # seconds of silence
 WITHOUT = "every smoke experiment (make smoke), and papers whose data is generated"
 
 
@@ -103,58 +95,18 @@ def fetch(data_dir: Path) -> None:
         BadInput: no mirror gives a file; the folder cannot be written; a file that is there is not the official one.
     """
     from torchvision.datasets import MNIST as source
+    from torchvision.datasets.utils import extract_archive
 
     raw = data_dir / "MNIST" / "raw"
     verify(raw)
     if all((raw / name).exists() for name in FILES):
         return  # without writing: the folder may be read-only
-    before = socket.getdefaulttimeout()
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with open(data_dir / ".mnist-lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none
-            for left in data_dir.glob(".mnist-fetch-*"):  # by a process that was killed: we have the lock
-                shutil.rmtree(left)
-            with TemporaryDirectory(prefix=".mnist-fetch-", dir=data_dir) as folder:
-                for packed, md5 in source.resources:
-                    name = packed.removesuffix(".gz")
-                    if not (raw / name).exists():
-                        unpack(raw / packed, md5, source.mirrors, Path(folder))
-                        raw.mkdir(parents=True, exist_ok=True)  # not before: an empty folder would look like the data set
-                        os.replace(Path(folder, name), raw / name)
-    except OSError as error:
-        help_line = f"allow it and make room, or name another folder with --data-dir; without it runs {WITHOUT}"
-        raise BadInput(f"MNIST: cannot write to {raw.absolute()} ({error.strerror or error}): {help_line}") from error
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def unpack(packed: Path, md5: str, mirrors: list[str], folder: Path) -> None:
-    """Unpack `packed` into `folder`; where it is missing or damaged, what the first mirror has that has it whole.
-
-    Raises:
-        BadInput: none has; says why.
-        OSError: the disk is full.
-    """
-    from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
-
-    if check_integrity(packed, md5):
-        extract_archive(packed, folder)
-        return
-    got = folder / packed.name
-    failures = [f"{packed.name} beside it: wrong checksum of {packed.stat().st_size:,} bytes"] if packed.exists() else []
-    for url in [mirror + packed.name for mirror in mirrors]:
-        try:
-            return download_and_extract_archive(url, folder, md5=md5)
-        except (OSError, HTTPException, RuntimeError) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            wrong = type(error) is RuntimeError  # torchvision's for another checksum
-            reason = f"wrong checksum of {got.stat().st_size:,} bytes" if wrong else str(error) or type(error).__name__
-            failures.append(f"{url}: {' '.join(reason.split())}")
-            print(f"MNIST: cannot download {failures[-1]}", file=sys.stderr, flush=True)
-    raise BadInput(
-        f"MNIST: {packed.with_suffix('').absolute()} is missing and cannot be downloaded ({'; '.join(failures)}): get the four .gz "
-        f"files from {mirrors[0]} and put them there, or name another folder with --data-dir; without it runs {WITHOUT}"
-    )
+    advice = f"get the four .gz files from {source.mirrors[0]} and put them there"
+    with fetching(data_dir, "MNIST", to=raw, without=WITHOUT) as folder:
+        for packed, md5 in source.resources:
+            path, urls = raw / packed.removesuffix(".gz"), [mirror + packed for mirror in source.mirrors]
+            if not path.exists():
+                whole = obtain(raw / packed, md5, urls, folder, name="MNIST", wanted=path, advice=advice, without=WITHOUT)
+                extract_archive(whole, folder)
+                raw.mkdir(parents=True, exist_ok=True)  # not before: an empty folder would look like the data set
+                os.replace(folder / path.name, path)

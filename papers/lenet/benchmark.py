@@ -7,13 +7,13 @@ products of matrices (model.py); the same with forward and backward compiled; th
 """
 
 import copy
-import statistics
-import time
+import functools
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.benchmark import compare
 from papers.lenet.model import Convolution, LeNet5, map_criterion
 from papers.lenet.train import learning
 
@@ -73,25 +73,11 @@ def main() -> None:
         ),
     }
 
-    def rate(update) -> float:
-        begin = time.perf_counter()
+    def block(update):
         for i in range(UPDATES):
             update(images[i : i + 1], labels[i : i + 1])
-        return UPDATES / (time.perf_counter() - begin)
 
-    for update in variants.values():
-        rate(update)  # warm-up, compilation
-    rates: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(BLOCKS):
-        for name, update in variants.items():
-            rates[name].append(rate(update))
-    first = next(iter(rates.values()))
-    for name, measured in rates.items():
-        ratios = [a / b for a, b in zip(measured, first, strict=True)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(
-            f"{name:40} {statistics.median(measured):6,.0f} updates/s   {statistics.median(ratios):.2f} times the first ({spread})"
-        )
+    compare({name: functools.partial(block, update) for name, update in variants.items()}, UPDATES, "updates", blocks=BLOCKS)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ Both compute the same gradient (tests/papers/test_lstm_model.py). The plain way,
 builds a graph of every time step and walks back through it.
 """
 
-import statistics
-import time
+import functools
 
 import torch
 from torch import Tensor
 
+from common.benchmark import compare
 from papers.lstm.model import LSTM, f, g, h, squared_error
 from papers.lstm.tasks import TASKS
 
@@ -47,26 +47,15 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     sequences = task.draw((TRIALS, 1), torch.Generator().manual_seed(0))
 
-    def seconds(forward) -> float:
-        start = time.perf_counter()
+    def block(forward):
         for _ in range(UPDATES):
             squared_error(sequences.target, forward(sequences.x, sequences.last)).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-        return (time.perf_counter() - start) / UPDATES
 
-    variants = {"step by step": lambda x, last: step_by_step(model, x, last), "vectorised (model.py)": model}
-    for forward in variants.values():
-        seconds(forward)  # warm-up
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(BLOCKS):
-        for name, forward in variants.items():
-            times[name].append(seconds(forward))
-    for name, measured in times.items():
-        update = statistics.median(measured)
-        print(f"{name:24} {TRIALS / update:8,.0f} sequences/s  {1e3 * update:.2f} ms an update of {TRIALS} trials")
-    ratios = [a / b for a, b in zip(*times.values(), strict=True)]
-    print(f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f} over {BLOCKS} alternating blocks")
+    variants = {"step by step": functools.partial(step_by_step, model), "vectorised (model.py)": model}
+    variants = {name: functools.partial(block, forward) for name, forward in variants.items()}
+    compare(variants, UPDATES * TRIALS, "sequences", blocks=BLOCKS)
 
 
 if __name__ == "__main__":

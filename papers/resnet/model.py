@@ -11,7 +11,6 @@ Shapes: B batch, C channels, H W height and width.
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -1,0 +1,292 @@
+"""The training of ResNets: what a net is shown, its updates, its evaluation, on CIFAR-10 and on a small generated ImageNet."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from common.data import mix, permuted
+from papers.resnet import images, train
+from papers.resnet.model import CifarResNet
+from tests.start import here, newest, record, rows
+
+SCRIPT = "papers.resnet.train"
+
+
+# What a net is shown.
+
+
+def padded_crop(image, mean, top, left, flip):
+    """Sec. 4.2 for one image, in the paper's order of words: mean subtracted, padded, cropped, flipped."""
+    padded = torch.zeros(40, 40, 3, dtype=mean.dtype)
+    padded[4:36, 4:36] = image - mean
+    crop = padded[top : top + 32, left : left + 32]
+    return (crop.flip(1) if flip else crop).permute(2, 0, 1) / 255
+
+
+def test_crops_are_those_of_each_image_alone():
+    batch, _ = images.made_up(200, 0)
+    mean = batch.double().mean(0).float()
+    draws = images.draw_crops(200, 3, 7)
+    cropped = images.crop(images.pad(batch), images.pad(mean), draws)
+    for image, crop, draw in zip(batch, cropped, draws.tolist(), strict=True):
+        torch.testing.assert_close(crop, padded_crop(image, mean, *draw))
+    assert cropped.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(images.normalised(batch, mean)[5], padded_crop(batch[5], mean, 4, 4, False))
+
+
+def test_crops_are_uniform():
+    draws = torch.cat([images.draw_crops(100, 0, step) for step in range(300)])
+    for column, values in zip(draws.T, (9, 9, 2), strict=True):
+        counts = column.bincount(minlength=values).double()
+        assert len(counts) == values
+        assert ((counts - 30_000 / values).square() / (30_000 / values)).sum() < 30  # chi-square with at most 8 degrees
+    assert torch.corrcoef(draws.double().T).triu(1).abs().max() < 0.03
+    assert not torch.equal(images.draw_crops(100, 0, 1), images.draw_crops(100, 1, 1))
+
+
+def smooth(width, height):
+    """A picture without detail, in which a shifted or stretched crop would show."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    return Image.fromarray((255 * np.stack([x, y, (x + y) / 2], 2)).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (90, 300), (64, 64)])
+def test_random_crop_is_a_crop_of_the_resized_image(width, height):
+    """Resizing the whole image and cropping then gives the same pixels, for the same draws."""
+    image, flips, sides = smooth(width, height), 0, []
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        crop = images.random_crop(image, (64, 120), 56, generator).numpy().astype(float)
+        side, left, top, flip = torch.rand(4, generator=generator.manual_seed(seed)).tolist()
+        side = 64 + int(side * 57)
+        size = [round(length * side / min(width, height)) for length in (width, height)]
+        left, top = int(left * (size[0] - 55)), int(top * (size[1] - 55))
+        expected = np.asarray(image.resize(size, Image.Resampling.BILINEAR), float)[top : top + 56, left : left + 56]
+        expected = expected[:, ::-1] if flip < 0.5 else expected
+        assert expected.shape == crop.shape == (56, 56, 3)
+        assert abs(crop - expected).max() <= 3
+        flips += flip < 0.5
+        sides.append(side)
+    assert 8 < flips < 32 and min(sides) < 75 and max(sides) > 110
+
+
+def test_random_crop_reaches_every_side_and_corner():
+    """Sides from the least to the greatest, and positions from edge to edge."""
+    image = smooth(90, 60)
+    crops = [images.random_crop(image, (60, 62), 50, torch.Generator().manual_seed(seed)).float() / 255 for seed in range(600)]
+    lefts = torch.tensor([crop[..., 0].min() for crop in crops])
+    rights = torch.tensor([crop[..., 0].max() for crop in crops])
+    assert lefts.min() < 0.01 and rights.max() > 0.99 and lefts.max() > 0.4
+    height = torch.tensor([crop[..., 1].max() - crop[..., 1].min() for crop in crops])  # 49 / 61 of the image, or 49 / 59
+    assert height.min() < 49 / 61 + 0.008 and height.max() > 49 / 59 - 0.008
+
+
+def test_crops_for_testing():
+    """A shorter side of 256 for crops of 224; four corners, centre, and their flips, in that order."""
+    image = smooth(500, 375)
+    resized = np.asarray(image.resize((341, 256), Image.Resampling.BILINEAR))
+    places = [(0, 0), (0, 117), (32, 0), (32, 117), (16, 58)]
+    crops = images.ten_crops(image, 224).numpy()
+    assert crops.shape == (10, 224, 224, 3)
+    for i, (top, left) in enumerate(places):
+        expected = resized[top : top + 224, left : left + 224]
+        assert (crops[i] == expected).all() and (crops[5 + i] == expected[:, ::-1]).all()
+    assert (images.centre(image, 224).numpy() == crops[4]).all()
+
+
+def test_colours_vary_as_the_eigenvalues_say():
+    """Their covariance is P diag((std l)^2) P^T."""
+    colours = torch.cat([images.draw_colours(1000, 0.1, 0, step) for step in range(100)]).double()
+    P, values = torch.tensor(images.EIGENVECTORS).double(), torch.tensor(images.EIGENVALUES).double()
+    torch.testing.assert_close(P.T @ P, torch.eye(3).double(), atol=2e-3, rtol=0)
+    expected = P @ torch.diag((0.1 * values).square()) @ P.T
+    torch.testing.assert_close(colours.T.cov(), expected, atol=0.02 * expected.max().item(), rtol=0)
+    assert torch.equal(images.draw_colours(5, 0, 0, 0), torch.zeros(5, 3))
+
+
+# The recipe.
+
+
+def test_rates_are_the_papers():
+    cifar, deep, large = (
+        train.EXPERIMENTS[f"{name}"].config for name in ("cifar10-resnet20", "cifar10-resnet110", "imagenet-resnet50")
+    )
+    at = (0, 399, 400, 31_999, 32_000, 47_999, 48_000, 63_999)
+    assert [cifar.lr_at(step) for step in at] == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert [deep.lr_at(step) for step in at] == pytest.approx([0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert [large.lr_at(step) for step in (0, 149_999, 150_000, 300_000, 450_000)] == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-4])
+    assert (cifar.steps, cifar.batch_size, large.steps, large.batch_size) == (64_000, 128, 600_000, 256)
+
+
+def test_experiments_have_the_papers_networks():
+    parameters = {  # Table 6, Table 1 with each option
+        "cifar10-resnet20": 269_722, "cifar10-resnet32": 464_154, "cifar10-resnet44": 658_586, "cifar10-resnet56": 853_018,
+        "cifar10-resnet110": 1_727_962, "cifar10-plain20": 269_722, "cifar10-plain56": 853_018,
+        "imagenet-resnet18": 11_515_688, "imagenet-resnet34": 21_623_848, "imagenet-resnet34-b": 21_797_672,
+        "imagenet-resnet34-c": 22_716_840,
+        "imagenet-plain34": 21_623_848, "imagenet-resnet50": 25_557_032, "imagenet-resnet101": 44_549_160,
+        "imagenet-resnet152": 60_192_808,
+    }  # fmt: skip
+    with torch.device("meta"):
+        counts = {name: sum(p.numel() for p in train.EXPERIMENTS[name].config.network().parameters()) for name in parameters}
+    assert counts == parameters
+    kinds = {name: hasattr(e.config, "residual") and not e.config.residual for name, e in train.EXPERIMENTS.items()}
+    assert {name for name, plain in kinds.items() if plain} == {f"cifar10-plain{depth}" for depth in (20, 32, 44, 56)}
+
+
+SMALL = ("smoke", "--steps", 6, "--drops", 3, 5, "--batch-size", 16, "--evaluate-every", 3, "--precision", "fp64")
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_training_is_the_papers_recipe(residual, tmp_path, double):
+    """Six updates, written out with each image cropped alone and momentum and weight decay by hand."""
+    flags = [] if residual else ["--no-residual"]
+    code, output = here(SCRIPT, *SMALL, *flags, "--warm-up", 2, "--out", tmp_path)
+    assert code == 0, output
+    directory = tmp_path / "resnet/smoke/seed0"
+    trained = newest(directory)["objects"]["model"]
+
+    torch.set_default_dtype(torch.float64)  # the run has left it as it was before
+    torch.default_generator.manual_seed(mix(0, "start"))
+    model = CifarResNet(8, residual)
+    (data, labels), (test, test_labels) = images.made_up(256, 0), images.made_up(100, 1)
+    mean = data.double().mean(0)
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    losses, errors = [], []
+    for step, rate in enumerate((0.01, 0.01, 0.1, 0.01, 0.01, 0.001)):
+        index = permuted(256, 0, 16 * step, 16 * step + 16)
+        draws = images.draw_crops(16, 0, step).tolist()
+        batch = torch.stack([padded_crop(data[i], mean, *draw) for i, draw in zip(index, draws, strict=True)])
+        model.train()
+        loss = -model(batch).log_softmax(1)[range(16), labels[index]].mean()
+        losses.append(loss.item())
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                velocity[name] = 0.9 * velocity[name] + p.grad + 1e-4 * p
+                p -= rate * velocity[name]
+            if step % 3 == 2:
+                wrong = model.eval()(((test - mean) / 255).permute(0, 3, 1, 2)).argmax(1) != test_labels
+                errors.append(100 * wrong.double().mean().item())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-5, atol=1e-7, msg=name)
+    lines = rows(directory)
+    assert [row["test_error"] for row in lines] == pytest.approx(errors) and len(errors) == 2
+    assert record(directory)["metrics"]["test_error"] == pytest.approx(errors[-1])
+    assert [row["train_loss"] for row in lines] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6)
+
+
+def test_bf16_and_the_compiled_net_train_alike(tmp_path):
+    """Losses of 40 updates: bf16 within a few per cent of fp32, the compiled net's those of the eager one."""
+    curves = {}
+    for name, precision, compiled in (("fp32", "fp32", False), ("bf16", "bf16", False), ("compiled", "fp32", True)):
+        torch._dynamo.reset()
+        with torch._dynamo.config.patch(disable=not compiled):
+            code, output = here(SCRIPT, "smoke", "--precision", precision, "--out", tmp_path / name)
+        assert code == 0, output
+        curves[name] = [row["train_loss"] for row in rows(tmp_path / name / "resnet/smoke/seed0")]
+    assert curves["compiled"] == pytest.approx(curves["fp32"], rel=1e-2) and curves["compiled"] != curves["fp32"]
+    assert curves["bf16"] == pytest.approx(curves["fp32"], rel=0.05) and curves["bf16"] != curves["fp32"]
+
+
+class Scores(nn.Module):
+    """Scores that were written down beforehand, by the first number of each image."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def forward(self, images):
+        return self.table[images[:, 0, 0, 0].long()]
+
+
+def evaluated(table, batches, n, errors, crops):
+    """`evaluate` on one process."""
+    from contextlib import nullcontext
+
+    run = SimpleNamespace(evaluating=nullcontext, gather=lambda hits, count: hits if len(hits) == count else pytest.fail("count"))
+    return train.evaluate(run, Scores(table), SimpleNamespace(test_batches=lambda _: batches, n=n, errors=errors), crops)
+
+
+def test_errors_count_the_first_and_the_first_five():
+    """Label 0 has rank 0, 1, 4, 5 among the scores of four images."""
+    table = torch.zeros(4, 8)
+    for row, rank in enumerate((0, 1, 4, 5)):
+        table[row] = torch.arange(8).float() - 8
+        table[row, 0] = -rank - 0.5
+    batches = [
+        (torch.full((2, 3, 1, 1), 0.0).add_(torch.tensor([0.0, 1.0])[:, None, None, None]), torch.zeros(2, dtype=torch.long))
+    ]
+    batches.append((batches[0][0] + 2, batches[0][1]))
+    data = train.ImageNetData.__new__(train.ImageNetData)
+    assert evaluated(table, batches, 4, data.errors, 1) == {"top1_error_1crop": 75.0, "top5_error_1crop": 25.0}
+    data = train.Cifar10Data.__new__(train.Cifar10Data)
+    assert evaluated(table, batches, 4, data.errors, 1) == {"test_error": 75.0}
+
+
+def test_crops_are_averaged_as_probabilities():
+    """Of two crops one is sure and one leans the other way: the mean of logits would say otherwise than that of softmaxes."""
+    table = torch.tensor([[0.0, 9.0, 0.0], [12.0, 0.0, 0.0], [0.0, 1.0, -30.0], [0.0, 1.0, 4.0]])
+    batch = (torch.arange(4.0)[:, None, None, None].expand(4, 3, 1, 1), torch.tensor([0, 1]))
+    expected = table.softmax(1).view(2, 2, 3).mean(1).argmax(1)
+    errors = evaluated(table, [batch], 2, lambda hits, crops: {crops: 100 - train.percent(hits[:, 0])}, 2)
+    assert errors == {2: 100 * (expected != torch.tensor([0, 1])).double().mean().item()}
+    assert expected.tolist() == [0, 2] and table.view(2, 2, 3).mean(1).argmax(1).tolist() == [0, 1]
+
+
+def test_layer_responses_are_the_std_of_batch_norm_outputs(tmp_path):
+    """Fig. 7: 6n + 1 layers in their order, over all test images, after batch norm and before ReLU or addition."""
+    model = CifarResNet(14)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 2)
+    model.eval()
+    x = torch.randn(60, 3, 32, 32)
+    outputs = []
+    with torch.no_grad():
+        y = model.bn1(model.conv1(x))
+        outputs.append(y)
+        y = F.relu(y)
+        for block in (*model.stage1, *model.stage2, *model.stage3):
+            inner = block.bn1(block.conv1(y))
+            last = block.bn2(block.conv2(F.relu(inner)))
+            outputs += [inner, last]
+            y = F.relu(last + block.shortcut(y))
+    from contextlib import nullcontext
+
+    batches = [(part, None) for part in x.split(25)]
+    with torch.no_grad():
+        run = SimpleNamespace(evaluating=nullcontext, accelerator=SimpleNamespace(reduce=lambda value, how: value))
+        responses = train.layer_responses(run, model, SimpleNamespace(test_batches=lambda: batches))
+    expected = torch.stack([output.double().std(correction=0) for output in outputs])
+    assert len(responses) == 13
+    torch.testing.assert_close(responses, expected, rtol=1e-5, atol=0)
+    assert len(model.bn1._forward_hooks) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["smoke", "--depth", 21], "--depth must be 6n + 2"),
+        (["smoke", "--batch-size", 0], "--batch-size must be at least 1"),
+        (["smoke", "--momentum", 1.5], "--momentum must be in [0, 1)"),
+        (["imagenet-resnet50", "--depth", 20], "no B net of --depth 20 in Table 1"),
+        (["imagenet-resnet50", "--option", "plain"], "no plain net of --depth 50 in Table 1"),
+        (["imagenet-resnet50", "--crop", 300], "--sides must be a range that begins at --crop 300 or above"),
+        (["imagenet-resnet50", "--data-dir", "/nowhere"], "ImageNet"),
+        (["cifar10-resnet20", "--data-dir", "/proc/nowhere"], "CIFAR-10"),
+    ],
+)
+def test_bad_input(flags, said, tmp_path):
+    code, output = here(SCRIPT, *flags, "--out", tmp_path)
+    assert code == 2 and said in " ".join(output.split()), output
+    assert "Traceback" not in output
