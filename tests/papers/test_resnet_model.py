@@ -179,7 +179,15 @@ def test_projections_of_the_options():
     a, b, c = (count(on_meta(resnet34, option)) for option in "ABC")
     assert (a, b, c) == (0, 3, 16) and c - b == 13
     assert [count(on_meta(build)) for build in (resnet50, resnet101, resnet152)] == [4, 4, 4]
-    assert count(on_meta(plain34)) == count(on_meta(CifarResNet, 20)) == 0
+
+
+def test_shortcuts_of_table_2():
+    """Without a word, none in plain nets; option A in ResNet-18 and 34, so identities but for three."""
+    for build, blocks in ((plain18, 8), (plain34, 16)):
+        assert [block.shortcut for block in on_meta(build).modules() if isinstance(block, BasicBlock)] == [None] * blocks
+    for build, blocks in ((resnet18, 8), (resnet34, 16)):
+        shortcuts = [type(block.shortcut) for block in on_meta(build).modules() if isinstance(block, BasicBlock)]
+        assert shortcuts.count(ZeroPadding) == 3 and shortcuts.count(nn.Identity) == blocks - 3
 
 
 # Blocks and nets, written out

@@ -233,11 +233,12 @@ def test_errors_count_the_first_and_the_first_five():
 def test_crops_are_averaged_as_probabilities():
     """Of two crops one is sure and one leans the other way: the mean of logits would say otherwise than that of softmaxes."""
     table = torch.tensor([[0.0, 9.0, 0.0], [12.0, 0.0, 0.0], [0.0, 1.0, -30.0], [0.0, 1.0, 4.0]])
+    table = F.pad(table, (0, 3), value=-40)
     batch = (torch.arange(4.0)[:, None, None, None].expand(4, 3, 1, 1), torch.tensor([0, 1]))
-    expected = table.softmax(1).view(2, 2, 3).mean(1).argmax(1)
+    expected = table.softmax(1).view(2, 2, 6).mean(1).argmax(1)
     errors = evaluated(table, [batch], 2, lambda hits, crops: {crops: 100 - train.percent(hits[:, 0])}, 2)
     assert errors == {2: 100 * (expected != torch.tensor([0, 1])).double().mean().item()}
-    assert expected.tolist() == [0, 2] and table.view(2, 2, 3).mean(1).argmax(1).tolist() == [0, 1]
+    assert expected.tolist() == [0, 2] and table.view(2, 2, 6).mean(1).argmax(1).tolist() == [0, 1]
 
 
 def test_layer_responses_are_the_std_of_batch_norm_outputs(tmp_path):
