@@ -7,6 +7,7 @@ commit's, a recipe changed on the way. Publishing a (experiment, seed) again rep
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 from common import provenance, tables, track
@@ -41,10 +42,14 @@ def refusal(record: Record, experiment: Experiment | None) -> str | None:
 
 
 def thinned(rows: list[track.Row]) -> list[track.Row]:
-    """At most CURVE rows, evenly chosen, the first and the last among them."""
-    if len(rows) <= CURVE:
-        return rows
-    return [rows[round(i * (len(rows) - 1) / (CURVE - 1))] for i in range(CURVE)]
+    """At most CURVE rows, evenly chosen, the first and the last among them, and evaluations before others."""
+    usual = Counter(map(frozenset, rows)).most_common(1)[0][0] if rows else None
+    rare = [i for i, row in enumerate(rows) if frozenset(row) != usual]
+    rare = [] if len(rare) > CURVE - 2 else rare
+    other = sorted({*range(len(rows))} - {*rare})
+    room = min(CURVE - len(rare), len(other))
+    chosen = {other[round(i * (len(other) - 1) / max(room - 1, 1))] for i in range(room)}
+    return [rows[i] for i in sorted(chosen | {*rare})]
 
 
 def publish(paper: str, out: Path) -> int:

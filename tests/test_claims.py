@@ -215,3 +215,15 @@ def test_readings_show_what_they_gave(monkeypatch):
     monkeypatch.setattr(tables, "records", lambda paper: published)
     lines = tables.readings_table("lstm").splitlines()
     assert lines[2:] == ["| `a` | in single precision | error 1.5 ± 0.7071 (2), rate – |", "| `b` | another | not run |"]
+
+
+def test_a_thinned_curve_keeps_its_evaluations():
+    rows = [{"step": i, "loss": 0.0} | ({"error": 1.0} if i % 10 == 9 else {}) for i in range(1000)]
+    curve = publish.thinned(rows)
+    assert len(curve) == publish.CURVE and curve == sorted(curve, key=lambda row: row["step"])
+    assert [row for row in curve if "error" in row] == rows[9::10] and curve[0] == rows[0]
+    plain = publish.thinned([row | {"error": 1.0} for row in rows])
+    steps = [row["step"] for row in plain]
+    assert (len(steps), steps[0], steps[-1]) == (publish.CURVE, 0, 999)
+    assert max(b - a for a, b in zip(steps, steps[1:], strict=False)) <= 6
+    assert publish.thinned(rows[:150]) == rows[:150] and publish.thinned([]) == []

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from common.benchmark import compare
 from common.data import imagenet, permuted, workers
-from papers.resnet.images import crop, draw_crops, made_up, pad, random_crop
+from papers.resnet.images import crop, draw_crops, made_up, random_crop, windows
 from papers.resnet.model import CifarResNet, resnet50
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,10 +48,10 @@ def usual_batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[T
 
 def our_batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """As in train.py."""
-    padded, labels, mean = pad(images).to(DEVICE), labels.to(DEVICE), pad(images.double().mean(0).float()).to(DEVICE)
+    crops, labels, mean = windows(images.to(DEVICE)), labels.to(DEVICE), windows(images.double().mean(0).float().to(DEVICE))
     for step in itertools.count():
         index = permuted(len(images), 0, step * size, (step + 1) * size).to(DEVICE, non_blocking=True)
-        yield crop(padded[index], mean, draw_crops(size, 0, step).to(DEVICE, non_blocking=True)), labels[index]
+        yield crop(crops, mean, index, draw_crops(size, 0, step).to(DEVICE, non_blocking=True)), labels[index]
 
 
 def training(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], updates: int, ours: bool) -> Callable[[], None]:

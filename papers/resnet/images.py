@@ -15,9 +15,11 @@ PAD = 4
 BILINEAR, MIRROR = 2, 0  # PIL's numbers for them: importing it takes longer than --help
 
 
-def pad(images: Tensor) -> Tensor:
-    """4 pixels of zeros on each side: (..., H, W, 3) -> (..., H + 8, W + 8, 3)."""
-    return torch.nn.functional.pad(images, (0, 0, PAD, PAD, PAD, PAD))
+def windows(images: Tensor) -> Tensor:
+    """All crops of each image padded with 4 pixels of zeros on each side: (..., H, W, 3) -> (..., 9, 9, 3, H, W), a view."""
+    H, W = images.shape[-3:-1]
+    padded = torch.nn.functional.pad(images, (0, 0, PAD, PAD, PAD, PAD))  # (..., H + 8, W + 8, 3)
+    return padded.unfold(-3, H, 1).unfold(-3, W, 1)
 
 
 def draw_crops(batch_size: int, seed: int, step: int) -> Tensor:
@@ -27,25 +29,21 @@ def draw_crops(batch_size: int, seed: int, step: int) -> Tensor:
     return (uniform * torch.tensor([2 * PAD + 1, 2 * PAD + 1, 2])).long()
 
 
-def crop(padded: Tensor, mean: Tensor, draws: Tensor) -> Tensor:
-    """Sec. 4.2: a random crop of each padded image or of its flip, less the per-pixel mean.
+def crop(windows: Tensor, mean: Tensor, index: Tensor, draws: Tensor) -> Tensor:
+    """Sec. 4.2: a random crop of some padded images or of their flips, less the per-pixel mean.
 
     Args:
-        padded: (B, H + 8, W + 8, 3), uint8.
-        mean: (H + 8, W + 8, 3): the per-pixel mean, padded as the images are, so that their margins are zeros in the end too.
+        windows: (n, 9, 9, 3, H, W), uint8, from `windows`.
+        mean: (9, 9, 3, H, W), the per-pixel mean, from `windows` too, so that the images' margins are zeros in the end.
+        index: (B,), which images.
         draws: (B, 3), from `draw_crops`.
 
     Returns:
-        (B, 3, H, W), in units of 255.
+        (B, 3, H, W), in units of 255, its memory still channels last.
     """
-    B, H, W = len(padded), padded.shape[1] - 2 * PAD, padded.shape[2] - 2 * PAD
-    top, left, flip = draws[:, :, None].unbind(1)  # (B, 1)
-    rows = top + torch.arange(H, device=padded.device)  # (B, H)
-    columns = torch.arange(W, device=padded.device)  # (W,)
-    columns = left + torch.where(flip.bool(), columns.flip(0), columns)  # (B, W)
-    at = rows[:, :, None], columns[:, None, :]
-    one_each = torch.arange(B, device=padded.device)[:, None, None]
-    return normalised(padded[(one_each, *at)], mean[at])
+    top, left, flip = draws.unbind(1)
+    crops = (windows[index, top, left] - mean[top, left]) / 255
+    return torch.where(flip.bool()[:, None, None, None], crops.flip(3), crops)
 
 
 def normalised(images: Tensor, mean: Tensor, scale: Tensor | float = 255) -> Tensor:

@@ -145,8 +145,8 @@ def read(weights: str, folder: Path) -> dict[str, Tensor]:
 
             url = get_model_weights(name).IMAGENET1K_V1.url
             return from_torchvision(torch.hub.load_state_dict_from_url(url, str(folder), map_location="cpu", check_hash=True))
-        if library == "timm":
-            import timm
+        if library == "timm" and name.partition(".")[0] in [f"resnet{depth}" for depth in NETS.values()]:
+            import timm  # other nets of its have the same keys and shapes (resnetblur50, ...)
 
             return from_timm(timm.create_model(name, pretrained=True, cache_dir=folder).state_dict())
     except Exception as error:  # of six libraries, from a file that is cut to a server that is silent

@@ -24,7 +24,7 @@ from common.claims import Claim, Experiment, at_least_one, positive
 from common.data import cifar, imagenet
 from common.errors import BadInput
 from common.run import Run, reproduce
-from papers.resnet.images import MEAN, centre, crop, draw_colours, draw_crops, made_up, normalised, pad, random_crop, ten_crops
+from papers.resnet.images import MEAN, centre, crop, draw_colours, draw_crops, made_up, normalised, random_crop, ten_crops, windows
 from papers.resnet.model import CifarResNet, plain18, plain34, resnet18, resnet34, resnet50, resnet101, resnet152
 
 
@@ -207,16 +207,17 @@ class Cifar10Data:
             name="cifar10", sha256=data.sha256, train=len(data.train_labels), test=self.n, stand_in=run.config.data == "made-up"
         )
         mean = data.train_images.double().mean(0).to(torch.get_default_dtype())  # (32, 32, 3): "the per-pixel mean subtracted"
-        self.mean, self.padded_mean = mean.to(run.device), pad(mean).to(run.device)
-        self.padded, self.labels = pad(data.train_images).to(run.device), data.train_labels.to(run.device)
+        self.mean, self.mean_windows = mean.to(run.device), windows(mean.to(run.device))
+        self.windows, self.labels = windows(data.train_images.to(run.device)), data.train_labels.to(run.device)
         self.test_images, self.test_labels = data.test_images.to(run.device), data.test_labels.to(run.device)
 
     def batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         """(step, (images (B, 3, 32, 32), labels (B,))): this process's share of each batch."""
         run, B = self.run, self.run.config.batch_size
-        for step, (padded, labels) in run.batches((self.padded, self.labels), B, steps=run.config.steps):
+        numbers = torch.arange(len(self.labels), device=run.device)
+        for step, (index, labels) in run.batches((numbers, self.labels), B, steps=run.config.steps):
             draws = draw_crops(B, run.seed, step)[run.share(B)].to(run.device, non_blocking=True)
-            yield step, (crop(padded, self.padded_mean, draws), labels)
+            yield step, (crop(self.windows, self.mean_windows, index, draws), labels)
 
     def test_batches(self, crops: int = 1, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the test set."""

@@ -31,9 +31,9 @@ def padded_crop(image, mean, top, left, flip):
 def test_crops_are_those_of_each_image_alone():
     batch, _ = images.made_up(200, 0)
     mean = batch.double().mean(0).float()
-    draws = images.draw_crops(200, 3, 7)
-    cropped = images.crop(images.pad(batch), images.pad(mean), draws)
-    for image, crop, draw in zip(batch, cropped, draws.tolist(), strict=True):
+    draws, index = images.draw_crops(150, 3, 7), torch.randperm(200)[:150]
+    cropped = images.crop(images.windows(batch), images.windows(mean), index, draws)
+    for image, crop, draw in zip(batch[index], cropped, draws.tolist(), strict=True):
         torch.testing.assert_close(crop, padded_crop(image, mean, *draw))
     assert cropped.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(images.normalised(batch, mean)[5], padded_crop(batch[5], mean, 4, 4, False))
