@@ -1,6 +1,7 @@
 """Verdicts, tables, and what may be published."""
 
 import dataclasses
+import itertools
 import json
 import re
 import subprocess
@@ -225,5 +226,5 @@ def test_a_thinned_curve_keeps_its_evaluations():
     plain = publish.thinned([row | {"error": 1.0} for row in rows])
     steps = [row["step"] for row in plain]
     assert (len(steps), steps[0], steps[-1]) == (publish.CURVE, 0, 999)
-    assert max(b - a for a, b in zip(steps, steps[1:], strict=False)) <= 6
+    assert max(b - a for a, b in itertools.pairwise(steps)) <= 6
     assert publish.thinned(rows[:150]) == rows[:150] and publish.thinned([]) == []

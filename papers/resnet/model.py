@@ -57,7 +57,7 @@ def shortcut(option: Option | None, channels: int, filters: int, stride: int) ->
 
 
 class BasicBlock(nn.Module):
-    """Fig. 2, and Fig. 5 left: two 3x3 convolutions."""
+    """Fig. 2, and Fig. 5 left: two 3x3 convolutions, so that stride_in_3x3 changes nothing."""
 
     expansion = 1
 
@@ -144,7 +144,7 @@ class ResNet(nn.Module):
         E = block.expansion
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)  # as public weights have it; the authors' Caffe nets: ceil, no padding
         self.conv2_x = stage(block, blocks[0], 64, 64, 1, option, stride_in_3x3)
         self.conv3_x = stage(block, blocks[1], 64 * E, 128, 2, option, stride_in_3x3)  # conv3_1, conv4_1, conv5_1 downsample
         self.conv4_x = stage(block, blocks[2], 128 * E, 256, 2, option, stride_in_3x3)

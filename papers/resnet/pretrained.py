@@ -196,8 +196,7 @@ def multiscale(run: Run[Weights], model: nn.Module, data: Validation, scaled: Re
         for *scales, labels in run.examples(scaled, data.n, 1):  # one at a time: images have different shapes
             scores = [net(normalised(images, data.mean, data.scale)).float().softmax(1) for images in scales]
             hits.append(likeliest(torch.stack(scores).mean(0), labels))
-    top1, top5 = data.errors(run.gather(torch.cat(hits), data.n), "").values()
-    return {"top1_error_multiscale": top1, "top5_error_multiscale": top5}
+    return data.errors(run.gather(torch.cat(hits), data.n), "multiscale")
 
 
 if __name__ == "__main__":

@@ -236,8 +236,8 @@ def test_crops_are_averaged_as_probabilities():
     table = F.pad(table, (0, 3), value=-40)
     batch = (torch.arange(4.0)[:, None, None, None].expand(4, 3, 1, 1), torch.tensor([0, 1]))
     expected = table.softmax(1).view(2, 2, 6).mean(1).argmax(1)
-    errors = evaluated(table, [batch], 2, lambda hits, crops: {crops: 100 - train.percent(hits[:, 0])}, 2)
-    assert errors == {2: 100 * (expected != torch.tensor([0, 1])).double().mean().item()}
+    errors = evaluated(table, [batch], 2, lambda hits, views: {views: 100 - train.percent(hits[:, 0])}, 2)
+    assert errors == {"2crop": 100 * (expected != torch.tensor([0, 1])).double().mean().item()}
     assert expected.tolist() == [0, 2] and table.view(2, 2, 6).mean(1).argmax(1).tolist() == [0, 1]
 
 
