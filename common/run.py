@@ -733,7 +733,9 @@ class Run(Generic[C]):
         for path in sorted((self.dir / "figures").glob("*.png")):
             self.say(f"figure  {path}")
         self.say(f"record  {self.dir / 'result.json'}")
-        reproduced = f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced" if kind == "paper" else f"kind {kind}"
+        reproduced = (
+            f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced" if kind == "paper" and claims else f"kind {kind}"
+        )
         self.say(f"{self.paper} {self.name} seed {self.seed}: {reproduced}, in {duration(record['wall_s'])}")
 
 

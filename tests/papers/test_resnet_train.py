@@ -136,7 +136,7 @@ def test_experiments_have_the_papers_networks():
         counts = {name: sum(p.numel() for p in train.EXPERIMENTS[name].config.network().parameters()) for name in parameters}
     assert counts == parameters
     kinds = {name: hasattr(e.config, "residual") and not e.config.residual for name, e in train.EXPERIMENTS.items()}
-    assert {name for name, plain in kinds.items() if plain} == {f"cifar10-plain{depth}" for depth in (20, 32, 44, 56)}
+    assert {name for name, plain in kinds.items() if plain} == {f"cifar10-plain{depth}" for depth in (20, 32, 44, 56, 110)}
 
 
 SMALL = ("smoke", "--steps", 6, "--drops", 3, 5, "--batch-size", 16, "--evaluate-every", 3, "--precision", "fp64")
