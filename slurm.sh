@@ -17,6 +17,7 @@
 set -euo pipefail
 paper=${1:?name a paper: sbatch slurm.sh resnet}
 shift
-MASTER=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # one a line
+MASTER=${hosts%%$'\n'*}:$((20000 + SLURM_JOB_ID % 20000))
 make setup "$@" # once, before all machines want it
 exec srun bash -c 'exec make "reproduce-$0" NODES="$SLURM_NNODES" NODE_RANK="$SLURM_NODEID" MASTER="$1" "${@:2}"' "$paper" "$MASTER" "$@"
