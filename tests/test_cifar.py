@@ -22,7 +22,7 @@ from torchvision.datasets import CIFAR10
 from common.claims import ROOT
 from common.data import cifar, files
 from tests.start import until
-from tests.test_mnist import Handler, Server, refused
+from tests.test_mnist import Handler, refused, serving
 
 NAMES = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
 FIRST, PACKED = NAMES[0], "cifar-10-python.tar.gz"
@@ -74,18 +74,11 @@ class Resetting(Handler):
 def server(batches, monkeypatch):
     """Serves the data set; torchvision believes that it is the official one."""
     monkeypatch.setenv("no_proxy", "*")
-    made = Server(("127.0.0.1", 0), Resetting)
-    made.files, made.asked, made.ending = {PACKED: packed(batches)}, [], threading.Event()
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(made.files[PACKED]).hexdigest())
-    made.says = lambda how: monkeypatch.setattr(CIFAR10, "url", made.mirror(how) + PACKED)
-    made.says("good")
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.ending.set()
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    with serving(Resetting, {PACKED: packed(batches)}) as made:
+        monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(made.files[PACKED]).hexdigest())
+        made.says = lambda how: monkeypatch.setattr(CIFAR10, "url", made.mirror(how) + PACKED)
+        made.says("good")
+        yield made
 
 
 @pytest.fixture

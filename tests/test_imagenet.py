@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from common.data import imagenet, mix, permuted, workers
-from common.errors import BadFile, BadInput, LostWorker
+from common.errors import BadFile, LostWorker
 from tests.loading import EXAMPLES, SAMPLES
 from tests.start import Started, finish, newest, processes, record, rows, until
+from tests.test_mnist import refused
 
 LOADING = "tests.loading"
 CLASSES = ["n01440764", "n01443537", "n01484850"]
@@ -71,14 +72,6 @@ def shards(tmp_path):
         for i in range(n):
             data.shard(n, i, contiguous=True).to_parquet(target / f"{name}-{i:05}-of-{n:05}.parquet")
     return target
-
-
-def refused(function, *args):
-    """The one line of a BadInput."""
-    with pytest.raises(BadInput) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def pixels(image):

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -77,6 +78,22 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/{how}/"
 
 
+@contextmanager
+def serving(handler, files):
+    """A server of these files (name -> bytes) on this machine, until the end of the block."""
+    made = Server(("127.0.0.1", 0), handler)
+    made.files, made.asked, made.ending = files, [], threading.Event()
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.ending.set()
+        made.shutdown()
+        made.server_close()
+        thread.join()
+
+
 @pytest.fixture
 def arrays(monkeypatch):
     """name -> what the file of that name holds, the whole a data set of 12 and 5 images that counts as the official one."""
@@ -93,18 +110,11 @@ def arrays(monkeypatch):
 def server(arrays, monkeypatch):
     """Serves the data set; torchvision believes that it is the official one, and this its mirror."""
     monkeypatch.setenv("no_proxy", "*")
-    made = Server(("127.0.0.1", 0), Handler)
-    made.files = {f"{name}.gz": gzip.compress(idx(array), mtime=0) for name, array in arrays.items()}
-    made.asked, made.ending = [], threading.Event()
-    monkeypatch.setattr(MNIST, "resources", [(name, hashlib.md5(body).hexdigest()) for name, body in made.files.items()])
-    monkeypatch.setattr(MNIST, "mirrors", [made.mirror("good")])
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.ending.set()
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    packed = {f"{name}.gz": gzip.compress(idx(array), mtime=0) for name, array in arrays.items()}
+    monkeypatch.setattr(MNIST, "resources", [(name, hashlib.md5(body).hexdigest()) for name, body in packed.items()])
+    with serving(Handler, packed) as made:
+        monkeypatch.setattr(MNIST, "mirrors", [made.mirror("good")])
+        yield made
 
 
 @pytest.fixture

@@ -164,7 +164,8 @@ def main(run: Run[Weights]) -> dict[str, float]:
     data = Validation(run, config.crop, scale=255 * torch.tensor(STD, device=run.device))
     run.describe_data(name="imagenet", train=0, test=data.n, test_sha256=data.test.sha256, stand_in=not data.test.official)
     scaled = run.reader(at_scales(data))
-    run.on_main(lambda: read(config.weights, folder) and None)  # downloads, once
+    if run.processes > 1:
+        run.on_main(lambda: read(config.weights, folder) and None)  # downloads, once
     try:
         model = build(read(config.weights, folder))
     except ValueError as error:
