@@ -18,10 +18,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """One number that the paper prints.
+    """One number that the paper prints, or one point of a curve that it plots.
 
     metric: the key under which `train` returns it; its name carries its convention.
     value, unit, source: the number, and the table, figure or section that prints it.
+    at, along: judged on the metric's curve, where the axis of that name is at this value; None: on the number that `train` returns.
+    read: how far off the value may be itself, where it was read from a figure or is remembered; 0: the paper prints it.
     lower_is_better: the direction; a result beyond the claim in that direction is a reproduction.
     tolerance, why: how far off a result may be the other way, in the claim's unit, and where that figure comes from.
     """
@@ -33,6 +35,9 @@ class Claim:
     lower_is_better: bool = False
     tolerance: float = 0.0
     why: str = ""
+    at: float | None = None
+    along: str = "step"
+    read: float = 0.0
 
     def verdict(self, kind: Kind, values: Sequence[float]) -> str:
         """`reproduced` or `short by ...` for the mean over seeds; other kinds of experiment have no say in that."""
@@ -61,6 +66,7 @@ class Experiment(Generic[C]):
     cap: where it stops if nothing else stops it.
     note: for a reading, what is read differently; for a scaled one, what is scaled.
     figures: names of figures that `make publish` copies.
+    curves: metrics reported together while it trains, the axis among them, whose whole curves go into the record.
     precision: the default for each kind of device, what the experiment was verified with.
     per_sample: it updates after every sample, so that it cannot be split among processes.
     log_every: updates between two lines of metrics.jsonl; a run stops and checkpoints at these only.
@@ -75,6 +81,7 @@ class Experiment(Generic[C]):
     cap: str = ""
     note: str = ""
     figures: Sequence[str] = ()
+    curves: Sequence[str] = ()
     precision: dict[str, str] = field(default_factory=lambda: {"cpu": "fp32", "cuda": "fp32"})
     per_sample: bool = False
     log_every: int = 100
@@ -124,9 +131,34 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{k} {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
 
 
+def measured(claim: Claim, record: Record) -> float:
+    """The claim's number in a record; nan where the run could not measure it (no trial solved, a curve that ends before)."""
+    if claim.at is None:
+        value = record["metrics"][claim.metric]
+        return math.nan if value is None else value
+    return interpolated(record["curves"][claim.along], record["curves"][claim.metric], claim.at)
+
+
+def interpolated(x: Sequence[float], y: Sequence[float], at: float) -> float:
+    """A curve's value between two of its points, by a straight line; nan beyond its ends. x ascends."""
+    for left, right, low, high in zip(x, x[1:], y, y[1:], strict=False):
+        if left <= at <= right:
+            return low if at == left else high if at == right else low + (high - low) * (at - left) / (right - left)
+    return y[0] if list(x) == [at] else math.nan
+
+
+def reached(x: Sequence[float], y: Sequence[float], level: float) -> float:
+    """Where a curve first reaches a level from below, by a straight line between its points; nan if it never does. x ascends."""
+    for i, value in enumerate(y):
+        if value >= level:
+            share = 0.0 if i == 0 else (level - y[i - 1]) / (value - y[i - 1])
+            return x[i] if i == 0 else x[i - 1] + share * (x[i] - x[i - 1])
+    return math.nan
+
+
 def values(claim: Claim, mine: Sequence[Record]) -> list[float]:
-    """The claim's metric in each record; nan where the run could not measure it (no trial solved, say)."""
-    return [math.nan if (value := r["metrics"][claim.metric]) is None else value for r in mine]
+    """The claim's number in each record."""
+    return [measured(claim, record) for record in mine]
 
 
 def verdict(experiment: Experiment, claim: Claim, mine: Sequence[Record]) -> str:
@@ -167,7 +199,13 @@ def duration(seconds: float) -> str:
 
 
 def paper_value(claim: Claim) -> str:
-    return number(claim.value) + unit(claim)
+    """With "≈" and its uncertainty where it is not printed."""
+    return (f"≈ {number(claim.value)} ± {number(claim.read)}" if claim.read else number(claim.value)) + unit(claim)
+
+
+def label(claim: Claim) -> str:
+    """The metric, and where on its curve it is judged."""
+    return claim.metric if claim.at is None else f"{claim.metric} at {number(claim.at)} {claim.along}"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -4,7 +4,9 @@ A record is refused if it cannot be trusted: stand-in data, hyper-parameters tha
 commit's, a recipe changed on the way. Publishing a (experiment, seed) again replaces it, and says so.
 """
 
+import importlib
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -52,6 +54,27 @@ def thinned(rows: list[track.Row]) -> list[track.Row]:
     return [rows[i] for i in sorted(chosen | {*rare})]
 
 
+def text(kept: list[Record]) -> str:
+    """Records as JSON, a line for each value, and for each list of numbers."""
+    return re.sub(r"\[[^][{}\"]*\]", lambda match: " ".join(match[0].split()), json.dumps(kept, indent=1)) + "\n"
+
+
+def made_from(mine: list[Record]) -> str:
+    """What a picture that is drawn from records says of them."""
+    return "; ".join(f"{r['experiment']} seed {r['seed']}, commit {r['commit']}, finished {r['finished']}" for r in mine)
+
+
+def draw(paper: str, kept: list[Record]) -> None:
+    """The pictures that a train.py draws from several published records: its PICTURES, name -> (experiments, function)."""
+    pictures = getattr(importlib.import_module(f"papers.{paper}.train"), "PICTURES", {})
+    for name, (wanted, function) in pictures.items():
+        if mine := [record for record in kept if record["experiment"] in wanted]:
+            path = ROOT / "papers" / paper / "figures" / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            about = {"Title": name, "Description": made_from(mine)}
+            function(mine).savefig(path, dpi=150, bbox_inches="tight", metadata=about)
+
+
 def publish(paper: str, out: Path) -> int:
     """Returns how many records were refused.
 
@@ -87,7 +110,8 @@ def publish(paper: str, out: Path) -> int:
     kept = sorted(
         published.values(), key=lambda r: (order.index(r["experiment"]) if r["experiment"] in order else len(order), r["seed"])
     )
-    write_atomic(folder / "results.json", (json.dumps(kept, indent=1) + "\n").encode())
+    write_atomic(folder / "results.json", text(kept).encode())
+    draw(paper, kept)
     tables.write()
     return refused
 

@@ -45,6 +45,8 @@ from common.claims import (
     config_dict,
     differences,
     duration,
+    label,
+    measured,
     number,
     paper_value,
     verdict,
@@ -52,7 +54,7 @@ from common.claims import (
 from common.data.order import mix, permuted, share
 from common.data.workers import Reader, Sample
 from common.errors import BadFile, BadInput, Failed, LostWorker
-from common.track import Metrics, Progress, WandB
+from common.track import Metrics, Progress, WandB, read
 
 T = TypeVar("T")
 Pieces = tuple[Tensor, ...]
@@ -297,7 +299,7 @@ class Run(Generic[C]):
             reader.close()
         self.progress.close()
         if self.wandb is not None:
-            self.wandb.finish({}, exit_code=0 if kind is None else 1)
+            self.wandb.finish(None, exit_code=0 if kind is None else 1)
         if self.metrics is not None:
             self.metrics.file.close()
         if self.lock is not None:
@@ -671,6 +673,16 @@ class Run(Generic[C]):
         """
         self.data = {"name": name, "train": train, "test": test, "stand_in": stand_in, **more}
 
+    def curves(self) -> dict[str, list[float]]:
+        """The experiment's curves so far, those before a restart among them: one list for each name, all of one length.
+
+        For all processes at once. They hold the lines of metrics.jsonl that have every one of the experiment's `curves`.
+        """
+        names = self.experiment.curves
+        rows = self.on_main(lambda: read(self.dir / "metrics.jsonl") if names else [])
+        rows = [row for row in rows if all(name in row for name in names)]
+        return {name: [row[name] for row in rows] for name in names}
+
     def save_figure(self, figure: Any, name: str) -> None:
         """figures/<name>.png, with experiment, seed and commit in its metadata."""
         if self.main:
@@ -682,9 +694,10 @@ class Run(Generic[C]):
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the record."""
-        missing = [claim.metric for claim in self.experiment.claims if claim.metric not in metrics]
+        missing = [claim.metric for claim in self.experiment.claims if claim.at is None and claim.metric not in metrics]
         if missing or not self.data:
             raise ValueError(f"train() has to call run.describe_data, and to return every claim's metric (missing: {missing})")
+        curves = self.curves()
         metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated()
@@ -697,6 +710,7 @@ class Run(Generic[C]):
             "kind": self.experiment.kind,
             "seed": self.seed,
             "metrics": metrics,
+            **({"curves": curves} if curves else {}),
             "data": self.data,
             "config": config_dict(self.config),
             "steps": self.step,
@@ -713,7 +727,7 @@ class Run(Generic[C]):
             "finished": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         if self.main:
-            self.wandb.finish(metrics)
+            self.wandb.finish(self.finished)
             checkpoint.write_atomic(self.dir / "result.json", json.dumps(self.finished, indent=1).encode())
 
     def print_result(self) -> None:
@@ -722,8 +736,8 @@ class Run(Generic[C]):
         changed = differences(config_dict(self.experiment.config), record["config"])
         verdicts = ["changed recipe" if changed else verdict(self.experiment, c, [record]) for c in claims]
         rows = [["claim", "paper", "ours", "verdict"]]
-        rows += [[c.metric, paper_value(c), number(record["metrics"][c.metric]), v] for c, v in zip(claims, verdicts, strict=True)]
-        rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {c.metric for c in claims}]
+        rows += [[label(c), paper_value(c), number(measured(c, record)), v] for c, v in zip(claims, verdicts, strict=True)]
+        rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {label(c) for c in claims}]
         for line in ["", *columns(rows), ""]:
             self.say(line)
         if record["code"] != provenance.code_hash(self.folder):

@@ -20,6 +20,7 @@ from common.claims import (
     differences,
     duration,
     experiments,
+    label,
     number,
     paper_value,
     papers,
@@ -71,10 +72,10 @@ def claims_table(paper: str) -> str:
     """For papers/<paper>/README.md."""
     head = ["experiment", "claim", "where", "paper", "counts as reproduced", "ours", "verdict"]
     rows = [
-        [f"`{name}`", f"`{c.metric}`", c.source, paper_value(c), tolerance(c), spread(values(c, mine)), verdict(e, c, mine)]
+        [f"`{name}`", f"`{label(c)}`", c.source, paper_value(c), tolerance(c), spread(values(c, mine)), verdict(e, c, mine)]
         for name, e, c, mine in claim_rows(paper)
     ]
-    reasons = {(c.metric, c.why): None for _, _, c, _ in claim_rows(paper) if c.why}
+    reasons = {(label(c), c.why): None for _, _, c, _ in claim_rows(paper) if c.why}
     return markdown(head, rows) + "".join(f"\n- `{metric}`: {why}" for metric, why in reasons) + "\n"
 
 
@@ -123,7 +124,7 @@ def papers_table(_: str = "") -> str:
     for paper in papers():
         claims = list(claim_rows(paper))
         headline = [(e, c, mine) for name, e, c, mine in claims if name == claims[0][0]]
-        theirs = "<br>".join(f"{c.metric} {paper_value(c)}" for _, c, _ in headline)
+        theirs = "<br>".join(f"{label(c)} {paper_value(c)}" for _, c, _ in headline)
         ours = "<br>".join(spread(values(c, mine)) for _, c, mine in headline)
         verdicts = "<br>".join(verdict(*row) for row in headline)
         rows.append([link(paper), f"`{claims[0][0]}`", theirs, ours, verdicts, tally(verdict(*row[1:]) for row in claims)])
@@ -139,7 +140,7 @@ def tally(verdicts: Iterable[str]) -> str:
 def reproductions(_: str = "") -> str:
     """reproductions.md: every claim of every paper."""
     rows = [
-        [link(p), f"`{n}`", f"{c.metric}, {c.source}", paper_value(c), spread(values(c, m)), verdict(e, c, m), made_on(m)]
+        [link(p), f"`{n}`", f"{label(c)}, {c.source}", paper_value(c), spread(values(c, m)), verdict(e, c, m), made_on(m)]
         for p in papers()
         for n, e, c, m in claim_rows(p)
     ]
@@ -152,7 +153,7 @@ def listing() -> str:
     for paper in papers():
         by_name: dict[str, list[list[str]]] = {}
         for name, e, c, mine in claim_rows(paper):
-            by_name.setdefault(name, []).append([c.metric, paper_value(c), verdict(e, c, mine)])
+            by_name.setdefault(name, []).append([label(c), paper_value(c), verdict(e, c, mine)])
         for name, e in experiments(paper).items():
             for i, claim in enumerate(by_name.get(name, [["–", "–", "–"]])):
                 rows.append([paper, name, e.kind, *claim, e.cost] if i == 0 else ["", "", "", *claim, ""])

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.checkpoint import write_atomic
-from common.claims import Claim, number
+from common.claims import Claim, Record, measured, number
 from common.errors import Failed
 
 PROJECT = "paper-reproductions"
@@ -145,15 +146,15 @@ class WandB:
             with self.harmless():
                 self.run.log({f"figures/{name}": wandb.Image(str(path))})
 
-    def finish(self, metrics: dict[str, float | None], exit_code: int = 0) -> None:
-        """metrics: of the record, for the summary; empty where a run ends without one."""
+    def finish(self, record: Record | None, exit_code: int = 0) -> None:
+        """record: its metrics go into the summary; None where a run ends without one."""
         if self.run is None:
             return
         with self.harmless():
-            for name, value in metrics.items():
+            for name, value in (record["metrics"] if record else {}).items():
                 self.run.summary[name] = value
-            for claim in self.claims:
-                if (ours := metrics.get(claim.metric)) is not None:
+            for claim in self.claims if record else ():
+                if math.isfinite(ours := measured(claim, record)):
                     self.run.summary[f"claims/{claim.metric}/paper"] = claim.value
                     self.run.summary[f"claims/{claim.metric}/ours"] = ours
                     self.run.summary[f"claims/{claim.metric}/difference"] = ours - claim.value

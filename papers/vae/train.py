@@ -1,0 +1,522 @@
+"""The experiments of Sec. 5: the variational bound (Fig. 2) and the marginal likelihood (Fig. 3), AEVB beside wake-sleep.
+
+    make reproduce-vae                                   # Fig. 2, 20 latent variables, 10^7 samples: 12 min on one CPU core
+    make reproduce-vae EXPERIMENT=mnist-nz200            # another panel
+    make reproduce-vae EXPERIMENT=marginal-n1000         # Fig. 3
+    make reproduce-vae EXPERIMENT=frey-nz2 ARGS="--data-dir /datasets"   # /datasets/frey_rawface.mat
+    torchrun --nproc-per-node 8 -m papers.vae.train mnist-nz20       # 8 GPUs; the batch of 100 is shared out
+    make reproduce-vae GPUS=8 NODES=2 NODE_RANK=0 MASTER=first-host  # on the first of two machines, NODE_RANK=1 on the other
+
+One run trains all methods of a panel side by side, from the same initial weights, on the same batches, with the same noise, each
+with its own step size. At the end it prints each claim with the verdict, and writes its curves, reconstructions and samples as
+figures; `make publish-vae` draws Figs. 2 and 3 from all published runs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from common.claims import Claim, Experiment, Record, at_least_one, reached
+from common.data import mix, mnist, permuted
+from common.run import Run, bare, reproduce
+from papers.vae import faces
+from papers.vae import model as vae
+from papers.vae.model import VAE, WakeSleep, fan_in_, hmc, log_prior, marginal_likelihood, normal_, tuned
+
+Method = Literal["aevb", "wake_sleep", "mcem"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters of Sec. 5, unless another place is named."""
+
+    latent: int = 20
+    """N_z, the latent variables."""
+    hidden: int = 500
+    """Hidden units of encoder and decoder."""
+    methods: tuple[Method, ...] = ("aevb", "wake_sleep")
+    """What is trained side by side; mcem is Monte Carlo EM (Appendix E)."""
+    measure: Literal["bound", "marginal"] = "bound"
+    """The curves: the variational bound (Fig. 2), or the marginal likelihood (Fig. 3, Appendix D)."""
+    samples: int = 10_000_000
+    """Training samples evaluated, the horizontal axis."""
+    batch_size: int = 100
+    """M, samples in a minibatch."""
+    train_size: int = 50_000
+    """N, training images: the first ones."""
+    init: Literal["variance", "std", "fan-in"] = "variance"
+    """N(0, 0.01) read as a variance or as a standard deviation; fan-in is that of the authors' later code."""
+    step_sizes: tuple[float, ...] = (0.01, 0.02, 0.1)
+    """Adagrad's global step sizes, from which each method takes the best."""
+    trial: int = 2500
+    """Updates after which that is judged, on training images ("the first few iterations"; five passes through 50,000 images)."""
+    data: Literal["mnist", "frey-face", "made-up"] = "mnist"
+    """made-up: stand-in images, for tests."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "latent", "hidden", "samples", "batch_size", "train_size", "trial")
+        if not self.step_sizes or not all(0 < size < math.inf for size in self.step_sizes):
+            raise ValueError(f"--step-sizes needs positive numbers, got {self.step_sizes}")
+        if not self.methods or len({*self.methods}) < len(self.methods):
+            raise ValueError(f"--methods needs one or more different methods, got {self.methods}")
+        if self.measure == "bound" and "mcem" in self.methods:
+            raise ValueError("--measure bound: Monte Carlo EM has no encoder, and so no bound; use --measure marginal")
+        if self.measure == "marginal" and self.latent >= 5:
+            raise ValueError(f"--latent {self.latent}: the estimator of the marginal likelihood needs fewer than 5 (Appendix D)")
+        if self.samples < (least := 10 * EM_UPDATES * self.batch_size):
+            raise ValueError(f"--samples must be at least {least} for batches of {self.batch_size}, got {self.samples}")
+        if self.train_size > (limit := {"mnist": 60_000, "frey-face": 1965}.get(self.data, 10_000)):
+            raise ValueError(f"--train-size {self.train_size}: there are {limit} images")
+
+
+EM_UPDATES, EM_LEAPFROGS = 5, 10  # Monte Carlo EM: weight updates with one sample, and leapfrog steps for it (Appendix E)
+SCORED = 10_000  # training images, at most, on which curves are measured
+MARGINAL = 1000  # datapoints of each set whose marginal likelihood is estimated (Appendix E)
+PRECISION = {"cpu": "bf16", "cuda": "fp32"}
+NAMES = {"aevb": "AEVB", "wake_sleep": "Wake-Sleep", "mcem": "MCEM"}
+REMEMBERED = "read from the figure by memory, not from the paper at hand; the uncertainty is that of the memory"
+
+
+def curves(methods: Sequence[Method], measure: str) -> list[str]:
+    """The names of a run's curves: bounds or marginal likelihoods of each method, and how far AEVB is above wake-sleep."""
+    names = [f"{method}_{split}_{measure}" for method in methods for split in ("train", "test")]
+    return ["samples", *names] + ([f"test_{measure}_difference"] if "wake_sleep" in methods else [])
+
+
+def above(measure: str, at: float, source: str) -> Claim:
+    """AEVB ends above wake-sleep."""
+    why = "the sign is what is claimed; the paper prints no difference"
+    return Claim(f"test_{measure}_difference", 0, "nats", source, why=why, at=at, along="samples")
+
+
+def figure_2(latent: int, *more: Claim, samples: int = 10_000_000, **changes: Any) -> Experiment[Config]:
+    """One panel of Fig. 2."""
+    config = Config(**{"latent": latent, "samples": samples, **changes})
+    cost = f"{12 * samples // 10_000_000} min on one CPU core" if samples <= 10_000_000 else "2 h on one CPU core"
+    claims = [
+        above("bound", samples, 'Fig. 2, "a better solution in all experiments"'),
+        Claim("speedup", 2, "", 'Fig. 2, "converged considerably faster"', why="the paper has no number: twice is our reading"),
+        Claim("estimator_variance", 1, "nats²", "Fig. 2, caption", True, why="the caption says that it is below 1"),
+        *more,
+    ]
+    figures = ("curves", "reconstructions", "samples")
+    return Experiment(
+        config, kind="paper", source=f"Sec. 5, Fig. 2, N_z = {latent}", cap=f"{samples:,} samples", cost=cost, claims=claims,
+        figures=figures, curves=curves(config.methods, "bound"), precision=PRECISION, log_every=500,
+    )  # fmt: skip
+
+
+def end_of_axis(latent: int, bound: float) -> Experiment[Config]:
+    """A panel of Fig. 2 to the end of its axis, where the curve's height is remembered."""
+    claim = Claim(
+        "aevb_test_bound", bound, "nats", "Fig. 2, the end of the curve", tolerance=3, why=REMEMBERED,
+        at=100_000_000, along="samples", read=3,
+    )  # fmt: skip
+    return figure_2(latent, claim, samples=100_000_000)
+
+
+def figure_3(train_size: int, methods: tuple[Method, ...], *more: Claim) -> Experiment[Config]:
+    """One panel of Fig. 3."""
+    config = Config(latent=3, hidden=100, methods=methods, measure="marginal", samples=60_000_000, train_size=train_size)
+    return Experiment(
+        config, kind="paper", source=f"Sec. 5, Fig. 3, N_train = {train_size}", cap="60,000,000 samples",
+        cost=f"{20 * len(methods)} min on one CPU core", figures=("curves", "reconstructions", "samples"),
+        claims=[above("marginal", config.samples, "Fig. 3"), *more], curves=curves(methods, "marginal"),
+        precision=PRECISION, log_every=500,
+    )  # fmt: skip
+
+
+def remembered(method: Method, value: float) -> Claim:
+    """The end of a curve of Fig. 3 for 50,000 training images."""
+    return Claim(
+        f"{method}_test_marginal", value, "nats", "Fig. 3, the end of the curve", tolerance=3, why=REMEMBERED,
+        at=60_000_000, along="samples", read=3,
+    )  # fmt: skip
+
+
+def reading(note: str, latent: int = 20, samples: int = 1_000_000, **changes: Any) -> Experiment[Config]:
+    """A reading of the initial weights, with the step size of the independent runs that it is compared with."""
+    config = Config(latent=latent, samples=samples, methods=("aevb",), **changes)
+    return Experiment(
+        config, kind="reading", source="Sec. 5, initialisation", cap=f"{samples:,} samples", note=note, precision=PRECISION,
+        cost=f"{max(1, 6 * samples // 10_000_000)} min on one CPU core", curves=curves(config.methods, "bound"), log_every=500,
+    )  # fmt: skip
+
+
+NO_OVERFITTING = Claim(
+    "test_bound_fall", 0, "nats", 'Sec. 5, "superfluous latent variables did not result in overfitting"', True, 0.3,
+    why="three standard errors of the bound from one sample of z for each of 10,000 images, twice",
+)  # fmt: skip
+MCEM_BEST = Claim(
+    "mcem_minus_aevb_train", 0, "nats", "Fig. 3, N_train = 1000: MCEM ends highest",
+    why="the order of the curves, by memory; no difference is printed",
+)  # fmt: skip
+STD = "N(0, 0.01) read as a standard deviation, step size 0.01"
+FAN_IN = "initial weights of the authors' later code, step size 0.02"
+
+EXPERIMENTS = {
+    "mnist-nz20": figure_2(20),
+    "mnist-nz3": figure_2(3),
+    "mnist-nz5": figure_2(5),
+    "mnist-nz10": figure_2(10),
+    "mnist-nz200": figure_2(200, NO_OVERFITTING),
+    "mnist-nz3-1e8": end_of_axis(3, -127),
+    "mnist-nz5-1e8": end_of_axis(5, -114),
+    "mnist-nz10-1e8": end_of_axis(10, -103),
+    "mnist-nz20-1e8": end_of_axis(20, -100),
+    "mnist-nz200-1e8": end_of_axis(200, -100.5),
+    "marginal-n50000": figure_3(50_000, ("aevb", "wake_sleep"), remembered("aevb", -129), remembered("wake_sleep", -134.5)),
+    "marginal-n1000": figure_3(1000, ("aevb", "wake_sleep", "mcem"), MCEM_BEST),
+    "mnist-nz2": Experiment(
+        Config(latent=2, methods=("aevb",)), kind="paper", source="Appendix A, Figs. 4b and 5a", cap="10,000,000 samples",
+        cost="6 min on one CPU core", figures=("manifold", "samples"), curves=curves(("aevb",), "bound"),
+        precision=PRECISION, log_every=500,
+    ),
+    **{f"frey-nz{latent}": figure_2(latent, hidden=200, train_size=1600, data="frey-face") for latent in (2, 5, 10, 20)},
+    "mnist-nz20-std": reading(STD, init="std", step_sizes=(0.01,)),
+    "mnist-nz20-fan-in": reading(FAN_IN, samples=10_000_000, init="fan-in", step_sizes=(0.02,)),
+    **{f"mnist-nz{nz}-fan-in": reading(FAN_IN, nz, init="fan-in", step_sizes=(0.02,)) for nz in (3, 5, 10, 200)},
+    "smoke": Experiment(
+        Config(latent=2, hidden=10, samples=2000, batch_size=20, train_size=100, step_sizes=(0.01, 0.1), trial=5, data="made-up"),
+        kind="smoke", source="Sec. 5", cap="2,000 samples", cost="5 s", curves=curves(Config.methods, "bound"),
+        log_every=10, checkpoint_every=0,
+    ),
+}  # fmt: skip
+
+
+class Methods(nn.Module):
+    """The networks of all methods side by side, from the same initial weights, and the Markov chains of Monte Carlo EM."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        network = vae.frey_face if config.data == "frey-face" else vae.mnist
+        first = network(config.latent, config.hidden)
+        {"variance": lambda m: normal_(m, 0.1), "std": lambda m: normal_(m, 0.01), "fan-in": fan_in_}[config.init](first)
+        for method in config.methods:
+            net = network(config.latent, config.hidden, WakeSleep if method == "wake_sleep" else VAE)
+            net.load_state_dict(first.state_dict())
+            self.add_module(method, net.decoder if method == "mcem" else net)
+        if "mcem" in config.methods:
+            self.register_buffer("chains", torch.randn(config.train_size, config.latent))  # z of each training image
+            self.register_buffer("hmc_step_size", torch.tensor(0.01))
+
+    def forward(self, x: Tensor, epsilon: Tensor, z: Tensor, u: Tensor, *mcem: Tensor) -> Tensor:
+        """The objectives, means over the minibatch, in the order of `methods`: (B, D), (B, 1, J), (B, J), (B, D) -> (methods,).
+
+        mcem: the images (B, D) of the latest E step, and the sample (B, J) that it acquired.
+        """
+        objectives = []
+        for method, net in self.named_children():
+            if method == "aevb":
+                objectives.append(net(x, epsilon))
+            elif method == "wake_sleep":
+                objectives.append(net(x, epsilon, z, u))
+            else:
+                objectives.append(net.log_likelihood(*mcem))
+        return torch.stack([objective.mean() for objective in objectives])
+
+    @property
+    def decoders(self) -> dict[str, nn.Module]:
+        return {method: getattr(net, "decoder", net) for method, net in self.named_children()}
+
+    def e_step(self, x: Tensor, index: Tensor) -> Tensor:
+        """Monte Carlo EM (Appendix E): the chains of the images x (B, D) go on by one trajectory, to z (B, J)."""
+        posterior = lambda z: log_prior(z) + self.mcem.log_likelihood(x, z)
+        z, accept = hmc(posterior, self.chains[index], self.hmc_step_size, EM_LEAPFROGS)
+        self.chains[index] = z
+        self.hmc_step_size.copy_(tuned(self.hmc_step_size, accept.mean()))
+        return z
+
+
+def adagrad(methods: Methods, step_sizes: Sequence[float], n: int) -> torch.optim.Adagrad:
+    """The MAP criterion: the prior N(0, I) on all parameters adds theta / N to the gradient of the mean over datapoints."""
+    groups = [{"params": net.parameters(), "lr": lr} for net, lr in zip(methods.children(), step_sizes, strict=True)]
+    return torch.optim.Adagrad(groups, weight_decay=1 / n, fused=True)
+
+
+def train(run: Run[Config]) -> dict[str, float]:
+    config, M = run.config, run.config.batch_size
+    images, test_images = data(run)  # (N, D), (n, D)
+    updates, due = config.samples // M, set(evaluations(config))
+
+    model = run.compile(Methods(config).to(run.device))
+    methods = bare(model)
+    step_sizes = [0.0] * len(config.methods)  # the checkpoint has the right ones
+    if run.step == 0:
+        step_sizes = run.on_main(lambda: best_step_sizes(run, model, images))
+    optimizer = adagrad(methods, step_sizes, len(images))
+    model, optimizer = run.prepare(model=model, optimizer=optimizer)
+
+    mine = run.part(M)
+    for step in run.steps(updates, samples=M):
+        batch = minibatch(run, methods, images, step)
+        for piece, weight in run.micro_batches(tuple(t[mine] for t in batch)):
+            with run.autocast():
+                objectives = model(*piece)  # in nats, to be maximised
+            run.backward(-objectives.sum() * weight)
+            run.log(**dict(zip(objective_names(config), objectives.detach() * weight, strict=True)))
+        optimizer.step()
+        optimizer.zero_grad()
+        if step + 1 in due:
+            run.report(samples=(step + 1) * M, **scores(run, methods, images, test_images))
+
+    metrics = results(run, methods, test_images)
+    draw(run, methods, test_images)
+    return metrics | {
+        f"{method}_step_size": group["lr"] for method, group in zip(config.methods, optimizer.param_groups, strict=True)
+    }
+
+
+def objective_names(config: Config) -> list[str]:
+    return [f"{method}_objective" for method in config.methods]
+
+
+def minibatch(run: Run[Config], methods: Methods, images: Tensor, step: int) -> tuple[Tensor, ...]:
+    """The global minibatch of one update and its noise, the same on any number of processes: what `Methods.forward` takes."""
+    config, M, device = run.config, run.config.batch_size, run.device
+    generator = torch.Generator(device).manual_seed(mix(run.seed, "noise", step))
+    epsilon = torch.randn(M, 1, config.latent, generator=generator, device=device)  # L = 1
+    z = torch.randn(M, config.latent, generator=generator, device=device)
+    u = torch.rand(M, images.shape[1], generator=generator, device=device)
+    index = lambda step: permuted(len(images), run.seed, step * M, (step + 1) * M).to(device)
+    batch = images[index(step)], epsilon, z, u
+    if "mcem" not in config.methods:
+        return batch
+    start = step - step % EM_UPDATES  # one minibatch and its sample serve for several updates
+    em_index = index(start)
+    if step == start:
+        run.seed_all("E step", step)  # the same on all processes
+        methods.e_step(images[em_index], em_index)
+    return *batch, images[em_index], methods.chains[em_index]
+
+
+def best_step_sizes(run: Run[Config], model: nn.Module, images: Tensor) -> list[float]:
+    """For each method that of `step_sizes` with which the training images score best after `trial` updates (Sec. 5)."""
+    config, methods = run.config, bare(model)
+    if len(config.step_sizes) == 1:
+        return [*config.step_sizes] * len(config.methods)
+    start = {name: value.clone() for name, value in methods.state_dict().items()}
+    found = []
+    for step_size in config.step_sizes:
+        methods.load_state_dict(start)
+        optimizer = adagrad(methods, [step_size] * len(config.methods), len(images))
+        for step in range(config.trial):
+            with run.autocast():
+                objectives = model(*minibatch(run, methods, images, step))
+            (-objectives.sum()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            found.append([score(run, net, images[:SCORED], "trial").mean().item() for net in methods.children()])
+    methods.load_state_dict(start)
+    scored = torch.tensor(found).nan_to_num(-math.inf)  # (step sizes, methods)
+    for step_size, row in zip(config.step_sizes, found, strict=True):
+        run.say(f"step size {step_size}: " + ", ".join(f"{NAMES[m]} {s:.4g}" for m, s in zip(config.methods, row, strict=True)))
+    return [config.step_sizes[i] for i in scored.argmax(0).tolist()]
+
+
+# Evaluation, in full precision.
+
+
+def evaluations(config: Config) -> list[int]:
+    """The updates after which curves are measured: eight in a decade of samples from 10^5 on (Fig. 2), every 5 million (Fig. 3)."""
+    updates = config.samples // config.batch_size
+    if config.measure == "marginal":
+        shares = [1 / 60, 1 / 30, *(k / 12 for k in range(1, 13))]
+    else:
+        first = min(100_000, config.samples // 20) / config.samples
+        shares = [10 ** (-k / 8) for k in range(round(-8 * math.log10(first)), -1, -1)]
+    return [max(1, round(share * updates)) for share in shares]
+
+
+def scores(run: Run[Config], methods: Methods, images: Tensor, test_images: Tensor) -> dict[str, float]:
+    """The points of all curves, in nats: means over the datapoints."""
+    measure, points = run.config.measure, {}
+    with run.evaluating(methods):
+        for split, x in (("train", images[:SCORED]), ("test", test_images)):
+            for method, net in methods.named_children():
+                if measure == "bound":
+                    values = run.gather(score(run, net, x, split, run.step, mine=run.share(len(x))), len(x))
+                else:
+                    values = run.on_main(lambda net=net, x=x, split=split: score(run, net, x, split, run.step))
+                points[f"{method}_{split}_{measure}"] = values.mean().item()
+    if "wake_sleep" in run.config.methods:
+        points[f"test_{measure}_difference"] = points[f"aevb_test_{measure}"] - points[f"wake_sleep_test_{measure}"]
+    return points
+
+
+def score(run: Run[Config], net: nn.Module, x: Tensor, *parts: Any, mine: slice = slice(None)) -> Tensor:
+    """Bounds or marginal likelihoods of datapoints x (n, D), or of some of them, with noise that is a function of `parts`."""
+    with torch.autocast(run.device.type, enabled=False):
+        if run.config.measure == "marginal":
+            run.seed_all("score", *parts)
+            return log_marginal(getattr(net, "decoder", net), x[:MARGINAL])
+        generator = torch.Generator(run.device).manual_seed(mix(run.seed, "score", *parts))
+        epsilon = torch.randn(len(x), 1, run.config.latent, generator=generator, device=run.device)
+        chunks = zip(x[mine].split(1000), epsilon[mine].split(1000), strict=True)
+        return torch.cat([net.estimator_b(x, epsilon) for x, epsilon in chunks])
+
+
+def log_marginal(decoder: nn.Module, x: Tensor) -> Tensor:
+    """log p(x) by Appendix D: (n, D) -> (n,). Each chain starts at one of 100 draws of the prior, by their likelihoods."""
+    prior = torch.randn(100, next(decoder.parameters()).shape[1], device=x.device)  # (100, J)
+    likelihoods = torch.cat([decoder.log_likelihood(part.unsqueeze(1), prior) for part in x.split(100)])  # (n, 100)
+    start = prior[torch.distributions.Categorical(logits=likelihoods).sample()]
+    return marginal_likelihood(lambda z: log_prior(z) + decoder.log_likelihood(x, z), start)
+
+
+def estimator_variance(run: Run[Config], net: VAE, x: Tensor, draws: int = 20) -> float:
+    """Variance of Eq. 8's estimate for each datapoint, by the noise of one minibatch, in nats^2: x (n, D)."""
+    with run.evaluating(net):
+        bounds = torch.stack([score(run, net, x, "variance", draw) for draw in range(draws)])  # (draws, n)
+    return bounds.var(0).mean().item() / run.config.batch_size
+
+
+def results(run: Run[Config], methods: Methods, test_images: Tensor) -> dict[str, float]:
+    """The record's numbers: the ends of the curves, and what the paper says of them in words."""
+    config, curves = run.config, run.curves()
+    metrics = {name: curve[-1] for name, curve in curves.items() if name != "samples"}
+    if config.measure == "bound":
+        metrics["aevb_train_minus_test"] = metrics["aevb_train_bound"] - metrics["aevb_test_bound"]
+        metrics["test_bound_fall"] = max(curves["aevb_test_bound"]) - metrics["aevb_test_bound"]
+        metrics["estimator_variance"] = estimator_variance(run, methods.aevb, test_images[:1000])
+        if "wake_sleep" in config.methods:
+            needed = reached(curves["samples"], curves["aevb_test_bound"], metrics["wake_sleep_test_bound"])
+            metrics["speedup"] = curves["samples"][-1] / needed
+    elif "mcem" in config.methods:
+        metrics["mcem_minus_aevb_train"] = metrics["mcem_train_marginal"] - metrics["aevb_train_marginal"]
+        metrics["mcem_minus_aevb_test"] = metrics["mcem_test_marginal"] - metrics["aevb_test_marginal"]
+    return metrics
+
+
+# Data.
+
+
+def data(run: Run[Config]) -> tuple[Tensor, Tensor]:
+    """The images of this run on its device, those to learn and those to test on: (N, D), (n, D), in [0, 1]."""
+    config, sha256, D = run.config, "", 784
+    if config.data == "made-up":
+        train, test = made_up(config.train_size + 50, D).split([config.train_size, 50])
+    elif config.data == "frey-face":
+        frames = faces.load(run.data_dir)
+        frames = frames[permuted(len(frames), mix("Frey Face"), 0, len(frames))]  # the same split for all seeds
+        train, test = frames[: config.train_size], frames[config.train_size :]
+    else:
+        run.on_main(lambda: mnist.fetch(run.data_dir))
+        digits = mnist.load(run.data_dir)
+        sha256 = digits.sha256
+        grey = lambda images: images.view(-1, D).to(torch.get_default_dtype()) / 255
+        train, test = grey(digits.train_images[: config.train_size]), grey(digits.test_images)
+    run.describe_data(name=config.data, sha256=sha256, train=len(train), test=len(test), stand_in=config.data == "made-up")
+    return train.to(run.device), test.to(run.device)
+
+
+def made_up(n: int, D: int) -> Tensor:
+    """Images for the smoke experiment: (n, D), from a random decoder with two latent variables."""
+    generator = torch.Generator().manual_seed(0)
+    z, W = torch.randn(n, 2, generator=generator), torch.randn(2, D, generator=generator)
+    return torch.sigmoid(2 * z @ W - 1).to(torch.get_default_dtype())
+
+
+# Pictures.
+
+COLOURS = {"aevb": "red", "wake_sleep": "green", "mcem": "blue"}
+
+
+def plot(axes: Any, all_curves: Sequence[dict[str, list[float]]], measure: str, title: str) -> None:
+    """One panel of Fig. 2 or Fig. 3: means over runs, with the range of the runs where there are several."""
+    samples = torch.tensor(all_curves[0]["samples"]) / (1 if measure == "bound" else 1e6)
+    for name in (name for name in all_curves[0] if name.endswith(("train_" + measure, "test_" + measure))):
+        method, split = next(m for m in NAMES if name.startswith(m)), "test" if "_test_" in name else "train"
+        values = torch.tensor([curves[name] for curves in all_curves])
+        line = {"color": COLOURS[method], "linestyle": "-" if split == "test" else "--", "linewidth": 1}
+        axes.plot(samples, values.mean(0), label=f"{NAMES[method]} ({split})", **line)
+        if len(values) > 1:
+            axes.fill_between(samples, *values.aminmax(dim=0), color=COLOURS[method], alpha=0.2, linewidth=0)
+    axes.set_title(title, fontsize="small")
+    axes.tick_params(labelsize="x-small")
+    if measure == "bound":
+        axes.set_xscale("log")
+    axes.set_xlabel("training samples evaluated" + (", millions" if measure == "marginal" else ""), fontsize="x-small")
+
+
+def panels(records: Sequence[Record], measure: str, title: str, by: str, bottom: float, top: float) -> Any:
+    """Panels of published records side by side, by one hyper-parameter, the longest runs of each."""
+    from matplotlib.figure import Figure
+
+    longest = {}
+    for record in sorted(records, key=lambda record: (record["config"][by], record["config"]["samples"])):
+        group = longest.setdefault(record["config"][by], [])
+        if group and group[0]["config"]["samples"] < record["config"]["samples"]:
+            group.clear()
+        group.append(record)
+    figure = Figure(figsize=(2.4 * max(2, len(longest)), 2.6), layout="constrained")
+    for axes, (value, group) in zip(figure.subplots(1, len(longest), squeeze=False)[0], longest.items(), strict=True):
+        plot(axes, [record["curves"] for record in group], measure, f"{title} = {value}")
+        axes.set_ylim(bottom, top)
+    figure.axes[0].set_ylabel("bound, nats" if measure == "bound" else "log-likelihood, nats", fontsize="x-small")
+    figure.axes[-1].legend(fontsize="xx-small", loc="lower right")
+    return figure
+
+
+PANELS = [f"mnist-nz{latent}{length}" for latent in (3, 5, 10, 20, 200) for length in ("", "-1e8")]
+PICTURES = {
+    "figure-2": (PANELS, lambda records: panels(records, "bound", "MNIST, $N_z$", "latent", -150, -100)),
+    "figure-3": (
+        ["marginal-n1000", "marginal-n50000"],
+        lambda records: panels(records, "marginal", "$N_{train}$", "train_size", -160, -100),
+    ),
+    "frey-face": (
+        [f"frey-nz{latent}" for latent in (2, 5, 10, 20)],
+        lambda records: panels(records, "bound", "Frey Face, $N_z$", "latent", 0, 1600),
+    ),
+}
+
+
+def draw(run: Run[Config], methods: Methods, test_images: Tensor) -> None:
+    """This run's pictures: its curves, reconstructions, samples (Fig. 5) and the manifold of two latent variables (Fig. 4)."""
+    from matplotlib.figure import Figure
+
+    config, width = run.config, 20
+    curves = run.curves()
+    figure = Figure(figsize=(5, 3.5))
+    axes = figure.add_subplot()
+    plot(axes, [curves], config.measure, f"{run.name}, seed {run.seed}")
+    axes.set_ylabel("bound, nats" if config.measure == "bound" else "log-likelihood, nats")
+    axes.legend(fontsize="small")
+    run.save_figure(figure, "curves")
+
+    x = test_images[:width]
+    rows = [x]
+    with run.evaluating(methods), torch.autocast(run.device.type, enabled=False):
+        for net in (net for net in methods.children() if isinstance(net, VAE)):
+            rows.append(net.decoder.mean(net.encoder(x)[0]))
+        z = torch.randn(10 * width, config.latent, generator=torch.Generator().manual_seed(mix(run.seed, "samples")))
+        samples = methods.aevb.decoder.mean(z.to(run.device))
+        run.save_figure(grid(torch.cat(rows), width), "reconstructions")
+        run.save_figure(grid(samples, width), "samples")
+        if config.latent == 2:  # coordinates on the unit square through the inverse CDF of the Gaussian (Fig. 4)
+            line = torch.special.ndtri((torch.arange(width, device=run.device) + 0.5) / width)
+            square = torch.cartesian_prod(-line, line).flip(1)  # rows from above, columns from the left
+            run.save_figure(grid(methods.aevb.decoder.mean(square), width), "manifold")
+
+
+def grid(images: Tensor, columns: int) -> Any:
+    """A picture of images (n, D), row after row."""
+    from matplotlib.figure import Figure
+
+    height, width = (28, 28) if images.shape[1] == 784 else (28, 20)
+    rows = images.cpu().view(-1, columns, height, width)
+    figure = Figure(figsize=(columns * width / 70, len(rows) * height / 70))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(rows.transpose(1, 2).reshape(len(rows) * height, columns * width), cmap="gray", vmin=0, vmax=1)
+    axes.axis("off")
+    return figure
+
+
+if __name__ == "__main__":
+    reproduce(EXPERIMENTS, train)
