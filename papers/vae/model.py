@@ -2,8 +2,7 @@
 
 Here: the SGVB estimators A (Eq. 6) and B (Eqs. 7 and 10), the variational auto-encoder of Sec. 3 with the MLPs of Appendix C, its
 baseline wake-sleep (Sec. 5), Hybrid Monte Carlo and the marginal likelihood estimator of Appendix D.
-Not here: full variational Bayes over the parameters (Appendix F); Monte Carlo EM (Appendix E) needs no more than `hmc` and a
-decoder: its loop is in train.py.
+Not here: full variational Bayes (Appendix F); Monte Carlo EM (Appendix E) is `hmc`, a decoder and a loop in train.py.
 
 B minibatch (the paper's M), L samples for each datapoint, D data dimensions, J latent variables, H hidden units.
 All log densities are in nats, summed over the dimensions of x or z, one value for each datapoint.
@@ -19,8 +18,6 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 # Sec. 2.4: the reparameterization trick; densities.
-
-
 def g(epsilon: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     """z = mu + sigma * epsilon is a sample of N(mu, sigma^2) and differentiable with respect to both (Eq. 4)."""
     return mu + (0.5 * log_var).exp() * epsilon
@@ -158,8 +155,6 @@ class WakeSleep(VAE):
 
 
 # Sec. 5: the networks of the experiments.
-
-
 def mnist(latent: int, hidden: int = 500, method: type[VAE] = VAE) -> VAE:
     """28 x 28 pixels, Bernoulli decoder."""
     return method(GaussianMLP(784, hidden, latent), BernoulliDecoder(latent, hidden, 784))
@@ -189,26 +184,30 @@ def fan_in_(model: VAE) -> None:
 
 # Appendix D: the marginal likelihood by Hybrid Monte Carlo. Appendix E uses `hmc` too.
 
-LogDensity = Callable[[Tensor], Tensor]  # (B, J) -> (B,)
+Slope = Callable[[Tensor], tuple[Tensor, Tensor]]  # z (B, J) -> log p(x, z) (B,), and its gradient (B, J)
 
 
-def hmc(log_density: LogDensity, z: Tensor, step_size: Tensor, leapfrogs: int) -> tuple[Tensor, Tensor]:
+def log_joint(decoder: BernoulliDecoder | GaussianDecoder, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x, z) = log p(z) + log p(x|z), and its gradient with respect to z: (B, D), (B, J) -> (B,), (B, J)."""
+
+    def total(z: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = log_prior(z) + decoder.log_likelihood(x, z)
+        return log_p.sum(), log_p
+
+    gradient, (_, log_p) = torch.func.grad_and_value(total, has_aux=True)(z)
+    return log_p.detach(), gradient.detach()
+
+
+def hmc(at: Slope, z: Tensor, step_size: Tensor, leapfrogs: int) -> tuple[Tensor, Tensor]:
     """One transition of Hybrid Monte Carlo (Duane et al. 1987) for each of B independent chains.
 
     Args:
-        log_density: up to a constant that may differ from chain to chain.
+        at: the log density, up to a constant that may differ from chain to chain, and its gradient.
         z: (B, J), where the chains are.    step_size: (B, 1) or ().    leapfrogs: steps of one trajectory.
 
     Returns:
         z: (B, J), where they go; the probabilities (B,) with which the proposals were accepted.
     """
-
-    def at(z: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            log_p = log_density(z)
-            return log_p.detach(), torch.autograd.grad(log_p.sum(), z)[0]
-
     before, gradient = at(z)
     proposal, momentum = z, torch.randn_like(z)
     energy = 0.5 * (momentum**2).sum(-1) - before
@@ -227,25 +226,25 @@ def tuned(step_size: Tensor, accept: Tensor) -> Tensor:
     return step_size * (0.2 * (accept - 0.9)).exp()
 
 
-def marginal_likelihood(log_joint: LogDensity, z: Tensor, L: int = 50, leapfrogs: int = 4, burn_in: int = 100) -> Tensor:
+def marginal_likelihood(at: Slope, z: Tensor, L: int = 50, leapfrogs: int = 4, burn_in: int = 50) -> Tensor:
     """log p(x) of B datapoints by the three stages of Appendix D, reliable for fewer than five latent variables.
 
     Args:
-        log_joint: z (B, J) -> log p(x, z) (B,).    z: (B, J), where the chains start.
-        L, leapfrogs: the paper's.                  burn_in: transitions that tune each chain's step size.
+        at: `log_joint` of B datapoints.    z: (B, J), where their chains start.
+        L, leapfrogs: the paper's.          burn_in: transitions before, which tune each chain's step size.
 
     Returns:
         (B,), in nats.
     """
     step_size = torch.full_like(z[:, :1], 0.1)
     for _ in range(burn_in):
-        z, accept = hmc(log_joint, z, step_size, leapfrogs)
+        z, accept = hmc(at, z, step_size, leapfrogs)
         step_size = tuned(step_size, accept.unsqueeze(-1))
 
     def posterior(z: Tensor) -> Tensor:
         samples = []
         for _ in range(L):
-            z, _ = hmc(log_joint, z, step_size, leapfrogs)
+            z, _ = hmc(at, z, step_size, leapfrogs)
             samples.append(z)
         return torch.stack(samples)  # (L, B, J)
 
@@ -255,6 +254,5 @@ def marginal_likelihood(log_joint: LogDensity, z: Tensor, L: int = 50, leapfrogs
     covariance = torch.einsum("lbi,lbj->bij", centred, centred) / (L - 1) + 1e-6 * torch.eye(z.shape[-1], device=z.device)
     q = torch.distributions.MultivariateNormal(mean, covariance)
     again = posterior(samples[-1])  # 3.
-    with torch.no_grad():
-        log_ratio = torch.stack([q.log_prob(z) - log_joint(z) for z in again])  # (L, B)
+    log_ratio = torch.stack([q.log_prob(z) - at(z)[0] for z in again])  # (L, B)
     return math.log(L) - log_ratio.logsumexp(0)

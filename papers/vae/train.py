@@ -12,6 +12,7 @@ with its own step size. At the end it prints each claim with the verdict, and wr
 figures; `make publish-vae` draws Figs. 2 and 3 from all published runs.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from common.data import mix, mnist, permuted
 from common.run import Run, bare, reproduce
 from papers.vae import faces
 from papers.vae import model as vae
-from papers.vae.model import VAE, WakeSleep, fan_in_, hmc, log_prior, marginal_likelihood, normal_, tuned
+from papers.vae.model import VAE, WakeSleep, fan_in_, hmc, log_joint, marginal_likelihood, normal_, tuned
 
 Method = Literal["aevb", "wake_sleep", "mcem"]
 
@@ -191,6 +192,8 @@ EXPERIMENTS = {
 class Methods(nn.Module):
     """The networks of all methods side by side, from the same initial weights, and the Markov chains of Monte Carlo EM."""
 
+    log_joint = staticmethod(log_joint)  # `train` compiles it: Hybrid Monte Carlo spends its time there
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         network = vae.frey_face if config.data == "frey-face" else vae.mnist
@@ -219,14 +222,11 @@ class Methods(nn.Module):
                 objectives.append(net.log_likelihood(*mcem))
         return torch.stack([objective.mean() for objective in objectives])
 
-    @property
-    def decoders(self) -> dict[str, nn.Module]:
-        return {method: getattr(net, "decoder", net) for method, net in self.named_children()}
-
     def e_step(self, x: Tensor, index: Tensor) -> Tensor:
         """Monte Carlo EM (Appendix E): the chains of the images x (B, D) go on by one trajectory, to z (B, J)."""
-        posterior = lambda z: log_prior(z) + self.mcem.log_likelihood(x, z)
-        z, accept = hmc(posterior, self.chains[index], self.hmc_step_size, EM_LEAPFROGS)
+        posterior = functools.partial(self.log_joint, self.mcem, x)
+        with torch.no_grad():
+            z, accept = hmc(posterior, self.chains[index], self.hmc_step_size, EM_LEAPFROGS)
         self.chains[index] = z
         self.hmc_step_size.copy_(tuned(self.hmc_step_size, accept.mean()))
         return z
@@ -245,6 +245,7 @@ def train(run: Run[Config]) -> dict[str, float]:
 
     model = run.compile(Methods(config).to(run.device))
     methods = bare(model)
+    methods.log_joint = run.compile(log_joint)
     step_sizes = [0.0] * len(config.methods)  # the checkpoint has the right ones
     if run.step == 0:
         step_sizes = run.on_main(lambda: best_step_sizes(run, model, images))
@@ -311,7 +312,7 @@ def best_step_sizes(run: Run[Config], model: nn.Module, images: Tensor) -> list[
             optimizer.step()
             optimizer.zero_grad()
         with torch.no_grad():
-            found.append([score(run, net, images[:SCORED], "trial").mean().item() for net in methods.children()])
+            found.append([score(run, methods, net, images[:SCORED], "trial").mean().item() for net in methods.children()])
     methods.load_state_dict(start)
     scored = torch.tensor(found).nan_to_num(-math.inf)  # (step sizes, methods)
     for step_size, row in zip(config.step_sizes, found, strict=True):
@@ -323,10 +324,10 @@ def best_step_sizes(run: Run[Config], model: nn.Module, images: Tensor) -> list[
 
 
 def evaluations(config: Config) -> list[int]:
-    """The updates after which curves are measured: eight in a decade of samples from 10^5 on (Fig. 2), every 5 million (Fig. 3)."""
+    """The updates after which curves are measured: eight in a decade of samples from 10^5 on (Fig. 2), or eight in all (Fig. 3)."""
     updates = config.samples // config.batch_size
     if config.measure == "marginal":
-        shares = [1 / 60, 1 / 30, *(k / 12 for k in range(1, 13))]
+        shares = [1 / 60, 1 / 30, 1 / 12, 1 / 6, 1 / 3, 1 / 2, 3 / 4, 1]
     else:
         first = min(100_000, config.samples // 20) / config.samples
         shares = [10 ** (-k / 8) for k in range(round(-8 * math.log10(first)), -1, -1)]
@@ -340,39 +341,39 @@ def scores(run: Run[Config], methods: Methods, images: Tensor, test_images: Tens
         for split, x in (("train", images[:SCORED]), ("test", test_images)):
             for method, net in methods.named_children():
                 if measure == "bound":
-                    values = run.gather(score(run, net, x, split, run.step, mine=run.share(len(x))), len(x))
+                    values = run.gather(score(run, methods, net, x, split, run.step, mine=run.share(len(x))), len(x))
                 else:
-                    values = run.on_main(lambda net=net, x=x, split=split: score(run, net, x, split, run.step))
+                    values = run.on_main(lambda net=net, x=x, split=split: score(run, methods, net, x, split, run.step))
                 points[f"{method}_{split}_{measure}"] = values.mean().item()
     if "wake_sleep" in run.config.methods:
         points[f"test_{measure}_difference"] = points[f"aevb_test_{measure}"] - points[f"wake_sleep_test_{measure}"]
     return points
 
 
-def score(run: Run[Config], net: nn.Module, x: Tensor, *parts: Any, mine: slice = slice(None)) -> Tensor:
+def score(run: Run[Config], methods: Methods, net: nn.Module, x: Tensor, *parts: Any, mine: slice = slice(None)) -> Tensor:
     """Bounds or marginal likelihoods of datapoints x (n, D), or of some of them, with noise that is a function of `parts`."""
     with torch.autocast(run.device.type, enabled=False):
         if run.config.measure == "marginal":
             run.seed_all("score", *parts)
-            return log_marginal(getattr(net, "decoder", net), x[:MARGINAL])
+            return log_marginal(methods, getattr(net, "decoder", net), x[:MARGINAL])
         generator = torch.Generator(run.device).manual_seed(mix(run.seed, "score", *parts))
         epsilon = torch.randn(len(x), 1, run.config.latent, generator=generator, device=run.device)
         chunks = zip(x[mine].split(1000), epsilon[mine].split(1000), strict=True)
         return torch.cat([net.estimator_b(x, epsilon) for x, epsilon in chunks])
 
 
-def log_marginal(decoder: nn.Module, x: Tensor) -> Tensor:
-    """log p(x) by Appendix D: (n, D) -> (n,). Each chain starts at one of 100 draws of the prior, by their likelihoods."""
-    prior = torch.randn(100, next(decoder.parameters()).shape[1], device=x.device)  # (100, J)
-    likelihoods = torch.cat([decoder.log_likelihood(part.unsqueeze(1), prior) for part in x.split(100)])  # (n, 100)
+def log_marginal(methods: Methods, decoder: nn.Module, x: Tensor) -> Tensor:
+    """log p(x) by Appendix D: (n, D) -> (n,). Each chain starts at one of 50 draws of the prior, by their likelihoods."""
+    prior = torch.randn(50, next(decoder.parameters()).shape[1], device=x.device)  # (50, J)
+    likelihoods = torch.cat([decoder.log_likelihood(part.unsqueeze(1), prior) for part in x.split(50)])  # (n, 50)
     start = prior[torch.distributions.Categorical(logits=likelihoods).sample()]
-    return marginal_likelihood(lambda z: log_prior(z) + decoder.log_likelihood(x, z), start)
+    return marginal_likelihood(functools.partial(methods.log_joint, decoder, x), start)
 
 
-def estimator_variance(run: Run[Config], net: VAE, x: Tensor, draws: int = 20) -> float:
-    """Variance of Eq. 8's estimate for each datapoint, by the noise of one minibatch, in nats^2: x (n, D)."""
-    with run.evaluating(net):
-        bounds = torch.stack([score(run, net, x, "variance", draw) for draw in range(draws)])  # (draws, n)
+def estimator_variance(run: Run[Config], methods: Methods, x: Tensor, draws: int = 20) -> float:
+    """Variance, by the noise, of the average bound of a minibatch (Eq. 8, for each datapoint) of AEVB, in nats^2: x (n, D)."""
+    with run.evaluating(methods):
+        bounds = torch.stack([score(run, methods, methods.aevb, x, "variance", draw) for draw in range(draws)])  # (draws, n)
     return bounds.var(0).mean().item() / run.config.batch_size
 
 
@@ -383,7 +384,7 @@ def results(run: Run[Config], methods: Methods, test_images: Tensor) -> dict[str
     if config.measure == "bound":
         metrics["aevb_train_minus_test"] = metrics["aevb_train_bound"] - metrics["aevb_test_bound"]
         metrics["test_bound_fall"] = max(curves["aevb_test_bound"]) - metrics["aevb_test_bound"]
-        metrics["estimator_variance"] = estimator_variance(run, methods.aevb, test_images[:1000])
+        metrics["estimator_variance"] = estimator_variance(run, methods, test_images[:1000])
         if "wake_sleep" in config.methods:
             needed = reached(curves["samples"], curves["aevb_test_bound"], metrics["wake_sleep_test_bound"])
             metrics["speedup"] = curves["samples"][-1] / needed
