@@ -5,7 +5,7 @@ import importlib
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -101,6 +101,11 @@ def experiments(paper: str) -> dict[str, Experiment]:
     return table
 
 
+def pictures(paper: str) -> dict[str, tuple[Sequence[str], Callable[[list[Record]], Any]]]:
+    """The pictures that train.py draws from several published records, its PICTURES: name -> (experiments, records -> Figure)."""
+    return getattr(importlib.import_module(f"papers.{paper}.train"), "PICTURES", {})
+
+
 def records(paper: str) -> list[Record]:
     """The published records of a paper, papers/<paper>/results.json."""
     path = ROOT / "papers" / paper / "results.json"
@@ -132,11 +137,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def measured(claim: Claim, record: Record) -> float:
-    """The claim's number in a record; nan where the run could not measure it (no trial solved, a curve that ends before)."""
+    """The claim's number in a record; nan where the run could not measure it (no trial solved, a curve that ends sooner)."""
     if claim.at is None:
         value = record["metrics"][claim.metric]
         return math.nan if value is None else value
-    return interpolated(record["curves"][claim.along], record["curves"][claim.metric], claim.at)
+    curves = record.get("curves", {})
+    return interpolated(curves.get(claim.along, []), curves.get(claim.metric, []), claim.at)
 
 
 def interpolated(x: Sequence[float], y: Sequence[float], at: float) -> float:

@@ -4,7 +4,6 @@ A record is refused if it cannot be trusted: stand-in data, hyper-parameters tha
 commit's, a recipe changed on the way. Publishing a (experiment, seed) again replaces it, and says so.
 """
 
-import importlib
 import json
 import re
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from common import provenance, tables, track
 from common.checkpoint import write_atomic
-from common.claims import ROOT, Experiment, Record, config_dict, differences, experiments, papers, records
+from common.claims import ROOT, Experiment, Record, config_dict, differences, experiments, papers, pictures, records
 from common.errors import BadInput
 
 CURVE = 200  # rows of a published curve
@@ -65,9 +64,8 @@ def made_from(mine: list[Record]) -> str:
 
 
 def draw(paper: str, kept: list[Record]) -> None:
-    """The pictures that a train.py draws from several published records: its PICTURES, name -> (experiments, function)."""
-    pictures = getattr(importlib.import_module(f"papers.{paper}.train"), "PICTURES", {})
-    for name, (wanted, function) in pictures.items():
+    """The pictures that train.py draws from several records."""
+    for name, (wanted, function) in pictures(paper).items():
         if mine := [record for record in kept if record["experiment"] in wanted]:
             path = ROOT / "papers" / paper / "figures" / f"{name}.png"
             path.parent.mkdir(exist_ok=True)

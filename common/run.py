@@ -673,14 +673,12 @@ class Run(Generic[C]):
         """
         self.data = {"name": name, "train": train, "test": test, "stand_in": stand_in, **more}
 
-    def curves(self) -> dict[str, list[float]]:
-        """The experiment's curves so far, those before a restart among them: one list for each name, all of one length.
+    def curves(self, *names: str) -> dict[str, list[float]]:
+        """The lines of metrics.jsonl that have all of these metrics, those before a restart among them, metric by metric.
 
-        For all processes at once. They hold the lines of metrics.jsonl that have every one of the experiment's `curves`.
+        For all processes at once.
         """
-        names = self.experiment.curves
-        rows = self.on_main(lambda: read(self.dir / "metrics.jsonl") if names else [])
-        rows = [row for row in rows if all(name in row for name in names)]
+        rows = self.on_main(lambda: [row for row in read(self.dir / "metrics.jsonl") if all(name in row for name in names)])
         return {name: [row[name] for row in rows] for name in names}
 
     def save_figure(self, figure: Any, name: str) -> None:
@@ -697,7 +695,7 @@ class Run(Generic[C]):
         missing = [claim.metric for claim in self.experiment.claims if claim.at is None and claim.metric not in metrics]
         if missing or not self.data:
             raise ValueError(f"train() has to call run.describe_data, and to return every claim's metric (missing: {missing})")
-        curves = self.curves()
+        curves = self.curves(*self.experiment.curves)
         metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated()
@@ -710,7 +708,7 @@ class Run(Generic[C]):
             "kind": self.experiment.kind,
             "seed": self.seed,
             "metrics": metrics,
-            **({"curves": curves} if curves else {}),
+            **({"curves": curves} if any(curves.values()) else {}),
             "data": self.data,
             "config": config_dict(self.config),
             "steps": self.step,

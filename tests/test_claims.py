@@ -3,13 +3,26 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 import subprocess
 
 import pytest
 
 from common import provenance, publish, tables
-from common.claims import Claim, number, papers, records, spread
+from common.claims import (
+    Claim,
+    label,
+    measured,
+    number,
+    paper_value,
+    papers,
+    pictures,
+    reached,
+    records,
+    spread,
+    values,
+)
 from common.errors import BadInput
 from tests.toy.train import EXPERIMENTS
 
@@ -39,6 +52,37 @@ def test_verdict(claim, kind, values, verdict):
     assert claim.verdict(kind, values) == verdict
 
 
+CURVE = {"curves": {"samples": [10, 100, 1000], "bound": [-130.0, -110.0, -101.0]}, "metrics": {}}
+
+
+@pytest.mark.parametrize(("at", "value"), [(10, -130.0), (55, -120.0), (100, -110.0), (1000, -101.0)])
+def test_a_claim_about_a_curve_is_judged_at_its_point(at, value):
+    """On a point of the curve, or on the straight line between two."""
+    claim = Claim("bound", -120, "nats", at=at, along="samples", tolerance=5)
+    assert measured(claim, CURVE) == value
+    assert claim.verdict("paper", values(claim, [CURVE, CURVE])) == ("reproduced" if value >= -125 else "short by 10 nats")
+
+
+@pytest.mark.parametrize("at", [9, 1001])
+@pytest.mark.parametrize("record", [CURVE, {"metrics": {}}, {"curves": {"samples": [], "bound": []}, "metrics": {}}])
+def test_what_a_curve_does_not_reach_is_not_measurable(at, record):
+    claim = Claim("bound", -120, at=at, along="samples")
+    assert math.isnan(measured(claim, record)) and claim.verdict("paper", values(claim, [record])) == "short, not measurable"
+
+
+def test_where_a_curve_reaches_a_level():
+    assert reached([10, 100, 1000], [-130, -110, -101], -120) == 55
+    assert reached([10, 100], [-130, -110], -110) == 100 and reached([10, 100], [-130, -110], -140) == 10
+    assert reached([10, 100, 1000], [-130, -100, -120], -115) == 55, "for the first time"
+    assert math.isnan(reached([10, 100], [-130, -110], -109)) and math.isnan(reached([], [], 0))
+
+
+def test_how_a_claim_about_a_curve_is_written():
+    claim = Claim("bound", -100, "nats", "Fig. 2", tolerance=3, at=1e7, along="samples", read=3)
+    assert label(claim) == "bound at 10,000,000 samples" and paper_value(claim) == "≈ -100 ± 3 nats"
+    assert label(LOWER) == "error" and paper_value(LOWER) == "7%"
+
+
 def test_numbers():
     assert [number(x) for x in (0.012346, 8.61, 31390, 999.94, 25473.4, float("nan"), None)] == [
         *("0.01235", "8.61", "31,390", "999.9", "25,473", "–", "–")
@@ -62,6 +106,7 @@ def repository(tmp_path, monkeypatch):
     for module in (tables, publish, provenance):
         monkeypatch.setattr(module, "ROOT", root)
     monkeypatch.setattr("common.claims.ROOT", root)
+    monkeypatch.setattr(publish, "pictures", lambda paper: {})
     for module in (tables, publish):
         monkeypatch.setattr(module, "experiments", lambda paper: EXPERIMENTS)
     return root
@@ -74,7 +119,7 @@ def write_run(runs, seed=0, name="headline", **changes):
     record = {
         "paper": "toy", "experiment": name, "kind": EXPERIMENTS[name].kind, "seed": seed, "metrics": {"test_error": 22.0 + seed},
         "data": {"name": "toy", "stand_in": False}, "config": dataclasses.asdict(EXPERIMENTS[name].config), "wall_s": 60.0,
-        "samples_per_s": 10.0, "hardware": "1x GPU", "precision": "fp32",
+        "samples_per_s": 10.0, "hardware": "1x GPU", "precision": "fp32", "finished": "2026",
         "commit": provenance.commit(), "code": provenance.code_hash("papers/toy"),
     }  # fmt: skip
     record |= changes
@@ -180,6 +225,47 @@ def test_commit_without_git(tmp_path, monkeypatch):
     assert provenance.commit() is None
     monkeypatch.setenv("COMMIT", "abc")
     assert provenance.commit() == "abc"
+
+
+def test_records_are_written_with_a_line_for_each_list():
+    kept = [
+        {"name": "a [1,\n 2]", "curves": {"x": [1, 2.5, None], "y": []}, "config": {"init": ["a", "b"], "rates": [[1, 2], [3]]}}
+    ]
+    text = publish.text(kept)
+    assert json.loads(text) == kept
+    assert '   "x": [ 1, 2.5, null ],\n' in text and text.count("\n") < 20
+
+
+def test_pictures_from_several_records(repository, tmp_path, monkeypatch):
+    """Drawn anew by publish from all records of the experiments that they name, and from no others."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    drawn = []
+
+    def picture(mine):
+        drawn.append([(record["experiment"], record["seed"]) for record in mine])
+        return Figure()
+
+    monkeypatch.setattr(publish, "pictures", lambda paper: {"both": (["headline"], picture), "none": (["norm"], picture)})
+    for seed in (1, 0):
+        write_run(tmp_path / "runs", seed, finished=f"day {seed}")
+    assert publish.publish("toy", tmp_path / "runs") == 0
+    assert drawn == [[("headline", 0), ("headline", 1)]]
+    figures = repository / "papers" / "toy" / "figures"
+    about = Image.open(figures / "both.png").info["Description"]
+    assert about == publish.made_from(records("toy")) and "seed 1, commit" in about and "finished day 1" in about
+    assert not (figures / "none.png").exists()
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_pictures_are_of_the_published_records(paper):
+    from PIL import Image
+
+    for name, (wanted, _) in pictures(paper).items():
+        if mine := [record for record in records(paper) if record["experiment"] in wanted]:
+            about = Image.open(publish.ROOT / "papers" / paper / "figures" / f"{name}.png").info["Description"]
+            assert about == publish.made_from(mine), f"make publish-{paper} draws {name} anew"
 
 
 def test_nothing_to_publish(repository, tmp_path, capsys):

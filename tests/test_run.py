@@ -26,6 +26,7 @@ def test_the_record_says_what_ran(tmp_path, toy_data):
     assert 0 < result["wall_s"] < 60 and result["samples_per_s"] > 0 and result["peak_memory_mb"] > 10
     assert f"toy headline seed 3: {int(result['metrics']['test_error'] <= 25)} of 1 claims reproduced" in output.splitlines()[-1]
     assert rows(directory)[-1]["test_error"] == result["metrics"]["test_error"]
+    assert result["curves"] == {"step": [*range(5, 41, 5)], "test_error": [row["test_error"] for row in rows(directory)]}
 
     from PIL import Image
 

@@ -148,6 +148,7 @@ def test_experiments_say_what_they_are(paper):
             assert claim.source and claim.why, (
                 f"{name}: {claim.metric}: say where it is printed, and where the tolerance comes from"
             )
+            assert claim.at is None or {claim.metric, claim.along} <= {*experiment.curves}, f"{name}: no curve of {claim.metric}"
         if experiment.kind in ("reading", "scaled"):
             assert experiment.note, f"{name}: say what is read differently, or scaled"
     for part in ("Claims", "Run it", "What is logged", "Notes from the paper", "Deviations", "Open questions", "Figures"):

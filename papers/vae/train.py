@@ -182,7 +182,9 @@ EXPERIMENTS = {
     "mnist-nz20-fan-in": reading(FAN_IN, samples=10_000_000, init="fan-in", step_sizes=(0.02,)),
     **{f"mnist-nz{nz}-fan-in": reading(FAN_IN, nz, init="fan-in", step_sizes=(0.02,)) for nz in (3, 5, 10, 200)},
     "smoke": Experiment(
-        Config(latent=2, hidden=10, samples=2000, batch_size=20, train_size=100, step_sizes=(0.01, 0.1), trial=5, data="made-up"),
+        Config(
+            latent=2, hidden=10, samples=2000, batch_size=20, train_size=100, step_sizes=(0.001, 0.003), trial=5, data="made-up"
+        ),
         kind="smoke", source="Sec. 5", cap="2,000 samples", cost="5 s", curves=curves(Config.methods, "bound"),
         log_every=10, checkpoint_every=0,
     ),
@@ -379,15 +381,15 @@ def estimator_variance(run: Run[Config], methods: Methods, x: Tensor, draws: int
 
 def results(run: Run[Config], methods: Methods, test_images: Tensor) -> dict[str, float]:
     """The record's numbers: the ends of the curves, and what the paper says of them in words."""
-    config, curves = run.config, run.curves()
-    metrics = {name: curve[-1] for name, curve in curves.items() if name != "samples"}
+    config, points = run.config, run.curves(*curves(run.config.methods, run.config.measure))
+    metrics = {name: curve[-1] for name, curve in points.items() if name != "samples"}
     if config.measure == "bound":
         metrics["aevb_train_minus_test"] = metrics["aevb_train_bound"] - metrics["aevb_test_bound"]
-        metrics["test_bound_fall"] = max(curves["aevb_test_bound"]) - metrics["aevb_test_bound"]
+        metrics["test_bound_fall"] = max(points["aevb_test_bound"]) - metrics["aevb_test_bound"]
         metrics["estimator_variance"] = estimator_variance(run, methods, test_images[:1000])
         if "wake_sleep" in config.methods:
-            needed = reached(curves["samples"], curves["aevb_test_bound"], metrics["wake_sleep_test_bound"])
-            metrics["speedup"] = curves["samples"][-1] / needed
+            needed = reached(points["samples"], points["aevb_test_bound"], metrics["wake_sleep_test_bound"])
+            metrics["speedup"] = points["samples"][-1] / needed
     elif "mcem" in config.methods:
         metrics["mcem_minus_aevb_train"] = metrics["mcem_train_marginal"] - metrics["aevb_train_marginal"]
         metrics["mcem_minus_aevb_test"] = metrics["mcem_test_marginal"] - metrics["aevb_test_marginal"]
@@ -428,12 +430,12 @@ def made_up(n: int, D: int) -> Tensor:
 COLOURS = {"aevb": "red", "wake_sleep": "green", "mcem": "blue"}
 
 
-def plot(axes: Any, all_curves: Sequence[dict[str, list[float]]], measure: str, title: str) -> None:
+def plot(axes: Any, runs: Sequence[dict[str, list[float]]], measure: str, title: str) -> None:
     """One panel of Fig. 2 or Fig. 3: means over runs, with the range of the runs where there are several."""
-    samples = torch.tensor(all_curves[0]["samples"]) / (1 if measure == "bound" else 1e6)
-    for name in (name for name in all_curves[0] if name.endswith(("train_" + measure, "test_" + measure))):
+    samples = torch.tensor(runs[0]["samples"]) / (1 if measure == "bound" else 1e6)
+    for name in (name for name in runs[0] if name.endswith(("train_" + measure, "test_" + measure))):
         method, split = next(m for m in NAMES if name.startswith(m)), "test" if "_test_" in name else "train"
-        values = torch.tensor([curves[name] for curves in all_curves])
+        values = torch.tensor([points[name] for points in runs])
         line = {"color": COLOURS[method], "linestyle": "-" if split == "test" else "--", "linewidth": 1}
         axes.plot(samples, values.mean(0), label=f"{NAMES[method]} ({split})", **line)
         if len(values) > 1:
@@ -483,10 +485,9 @@ def draw(run: Run[Config], methods: Methods, test_images: Tensor) -> None:
     from matplotlib.figure import Figure
 
     config, width = run.config, 20
-    curves = run.curves()
     figure = Figure(figsize=(5, 3.5))
     axes = figure.add_subplot()
-    plot(axes, [curves], config.measure, f"{run.name}, seed {run.seed}")
+    plot(axes, [run.curves(*curves(config.methods, config.measure))], config.measure, f"{run.name}, seed {run.seed}")
     axes.set_ylabel("bound, nats" if config.measure == "bound" else "log-likelihood, nats")
     axes.legend(fontsize="small")
     run.save_figure(figure, "curves")

@@ -47,6 +47,7 @@ class Config:
 EXPERIMENTS = {
     "headline": Experiment(
         Config(), kind="paper", source="Table 1", cost="1 s", log_every=5, checkpoint_every=0, figures=["curve"],
+        curves=["step", "test_error"],
         claims=[Claim("test_error", 20.0, "%", "Table 1", lower_is_better=True, tolerance=5.0, why="made up")],
     ),
     "norm": Experiment(Config(batch_norm=True), kind="reading", source="Table 1", cost="1 s", log_every=5, checkpoint_every=0),

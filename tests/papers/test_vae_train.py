@@ -1,0 +1,381 @@
+"""The training of the VAE: its updates, step sizes, Monte Carlo EM, curves, Frey Face, and what was published."""
+
+import copy
+import functools
+import itertools
+import json
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from common.claims import interpolated, measured, records
+from common.data import mix, permuted
+from papers.vae import faces, train
+from papers.vae import model as vae
+from tests.start import here, newest, record, rows
+
+SCRIPT = "papers.vae.train"
+OUT = "vae/smoke/seed0"
+
+
+def trained(directory):
+    return newest(directory / OUT)["objects"]["model"]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The marginal likelihood in a moment, and not well."""
+    monkeypatch.setattr(train, "marginal_likelihood", functools.partial(vae.marginal_likelihood, L=3, burn_in=1))
+
+
+FIG_3 = ("smoke", "--measure", "marginal", "--methods", "aevb", "wake_sleep", "mcem", "--step-sizes", 0.05)
+
+
+# Updates.
+
+
+def test_training_is_algorithm_1_with_adagrad_and_the_map_criterion(tmp_path):
+    """A hundred updates of both methods written out."""
+    code, output = here(SCRIPT, "smoke", "--step-sizes", 0.004, "--precision", "fp64", "--out", tmp_path)
+    assert code == 0, output
+    config = train.EXPERIMENTS["smoke"].config
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.default_generator.manual_seed(mix(0, "start"))
+        aevb = vae.mnist(config.latent, config.hidden)
+        for parameter in aevb.parameters():
+            parameter.data.normal_(0, 0.1)
+        wake_sleep = copy.deepcopy(aevb)
+        start = copy.deepcopy(aevb.state_dict())
+        images, test_images = train.made_up(150, 784).split([100, 50])
+        squares = {p: torch.zeros_like(p) for net in (aevb, wake_sleep) for p in net.parameters()}
+        for step in range(100):
+            x = images[permuted(100, 0, 20 * step, 20 * step + 20)]
+            generator = torch.Generator().manual_seed(mix(0, "noise", step))
+            epsilon, z = torch.randn(20, 1, 2, generator=generator)[:, 0], torch.randn(20, 2, generator=generator)
+            u = torch.rand(20, 784, generator=generator)
+
+            mu, log_var = aevb.encoder(x)
+            y = torch.sigmoid(aevb.decoder(mu + (0.5 * log_var).exp() * epsilon))
+            divergence = 0.5 * (mu**2 + log_var.exp() - 1 - log_var).sum(1)
+            loss = (divergence - (x * y.log() + (1 - x) * (1 - y).log()).sum(1)).mean()
+            with torch.no_grad():
+                mu, log_var = wake_sleep.encoder(x)
+                explanation = mu + (0.5 * log_var).exp() * epsilon
+                dream = (u < torch.sigmoid(wake_sleep.decoder(z))).double()
+            y = torch.sigmoid(wake_sleep.decoder(explanation))
+            mu, log_var = wake_sleep.encoder(dream)
+            loss -= (x * y.log() + (1 - x) * (1 - y).log()).sum(1).mean()
+            loss -= torch.distributions.Normal(mu, (0.5 * log_var).exp()).log_prob(z).sum(1).mean()
+
+            for p, gradient in zip(squares, torch.autograd.grad(loss, list(squares)), strict=True):
+                gradient = gradient + p.detach() / 100  # -log N(theta; 0, I) / N
+                squares[p] += gradient**2
+                p.data -= 0.004 * gradient / (squares[p].sqrt() + 1e-10)
+
+        ours = trained(tmp_path)
+        for method, net in (("aevb", aevb), ("wake_sleep", wake_sleep)):
+            for name, value in net.state_dict().items():
+                torch.testing.assert_close(ours[f"{method}.{name}"], value, rtol=0, atol=1e-9)
+                assert not torch.allclose(value, start[name], atol=1e-3), name
+        # The last point of the curve: one sample of z for each test image, not its mean.
+        epsilon = torch.randn(50, 1, 2, generator=torch.Generator().manual_seed(mix(0, "score", "test", 99)))
+        bound = aevb.estimator_a(test_images, epsilon) + vae.log_normal(  # by another route than the estimator of the curve
+            vae.g(epsilon[:, 0], *aevb.encoder(test_images)), *aevb.encoder(test_images)
+        )
+        z = vae.g(epsilon[:, 0], *aevb.encoder(test_images))
+        bound = bound - vae.log_prior(z) - vae.kl_divergence(*aevb.encoder(test_images))
+        assert record(tmp_path / OUT)["metrics"]["aevb_test_bound"] == pytest.approx(bound.mean().item(), rel=1e-9)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_bf16_and_compiled_objectives_are_the_eager_ones():
+    """What the CPU runs: the objectives to 0.3 nats of about 500, the gradients in direction."""
+    torch.manual_seed(0)
+    config = train.Config(latent=5, hidden=50, methods=("wake_sleep",))
+    methods, batch = train.Methods(config), [torch.rand(30, 784), torch.randn(30, 1, 5), torch.randn(30, 5), torch.rand(30, 784)]
+
+    def gradients(function, **autocast):
+        methods.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, **autocast):
+            objectives = function(*batch)
+        (-objectives.sum()).backward()
+        return objectives.detach(), torch.cat([p.grad.flatten() for p in methods.parameters()])
+
+    exact, gradient = gradients(methods, enabled=False)
+    rounded, rounded_gradient = gradients(methods, enabled=True)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(disable=False):
+        compiled, its_gradient = gradients(torch.compile(methods), enabled=True)
+    for objective, direction in ((rounded, rounded_gradient), (compiled, its_gradient)):
+        torch.testing.assert_close(objective, exact, rtol=0, atol=0.3)
+        assert torch.cosine_similarity(direction, gradient, dim=0) > 0.999
+
+
+def test_all_methods_start_from_the_same_weights():
+    torch.manual_seed(0)
+    methods = train.Methods(train.Config(latent=3, hidden=7, methods=("aevb", "wake_sleep", "mcem"), measure="marginal"))
+    for name, weight in methods.aevb.named_parameters():
+        assert torch.equal(weight, methods.wake_sleep.get_parameter(name))
+        if name.startswith("decoder."):
+            assert torch.equal(weight, methods.mcem.get_parameter(name.removeprefix("decoder.")))
+    spread = lambda init: train.Methods(train.Config(latent=3, init=init)).aevb.encoder.W3.weight.std().item()
+    assert [spread(init) for init in ("variance", "std", "fan-in")] == pytest.approx([0.1, 0.01, 784**-0.5], rel=0.02)
+
+
+def test_each_method_takes_its_best_step_size_and_the_trial_leaves_no_trace(tmp_path):
+    """The run ends with the weights of one that knew its step sizes from the start; a step size that diverges is not taken."""
+    code, output = here(SCRIPT, "smoke", "--step-sizes", 0.001, 0.05, 1e12, "--out", tmp_path / "both")
+    assert code == 0, output
+    scores = r"step size (\S+): AEVB (\S+), Wake-Sleep (\S+)"
+    said = {float(size): (float(aevb), float(sleep)) for size, aevb, sleep in re.findall(scores, output)}
+    assert said.keys() == {0.001, 0.05, 1e12}
+    metrics = record(tmp_path / "both" / OUT)["metrics"]
+    for i, method in enumerate(("aevb", "wake_sleep")):
+        chosen = metrics[f"{method}_step_size"]
+        assert chosen == max((0.001, 0.05), key=lambda size: said[size][i])
+        assert here(SCRIPT, "smoke", "--step-sizes", chosen, "--out", tmp_path / str(chosen))[0] == 0
+        alone, ours = trained(tmp_path / str(chosen)), trained(tmp_path / "both")
+        assert all(torch.equal(ours[name], alone[name]) for name in ours if name.startswith(method))
+
+
+# Monte Carlo EM.
+
+
+def em(train_size=20, batch=4):
+    """A run's worth of Monte Carlo EM, without the run."""
+    config = train.Config(
+        latent=2, hidden=5, methods=("aevb", "mcem"), measure="marginal", batch_size=batch, train_size=train_size, samples=100_000
+    )
+    torch.manual_seed(0)
+    seed_all = lambda *parts: torch.default_generator.manual_seed(mix(3, *parts))
+    run = SimpleNamespace(config=config, seed=3, device=torch.device("cpu"), seed_all=seed_all)
+    return run, train.Methods(config), torch.rand(train_size, 784)
+
+
+def test_monte_carlo_em_samples_once_for_five_updates():
+    run, methods, images = em()
+    for step in range(10):
+        before = methods.chains.clone()
+        torch.manual_seed(100 + step)  # on another process the default generator is elsewhere
+        x, *_, em_x, z = train.minibatch(run, methods, images, step)
+        start = step - step % 5
+        index = permuted(20, 3, 4 * start, 4 * start + 4)
+        assert torch.equal(em_x, images[index]) and torch.equal(z, methods.chains[index])
+        assert torch.equal(x, images[permuted(20, 3, 4 * step, 4 * step + 4)]), "the other methods have a new minibatch each time"
+        moved = (methods.chains != before).any(1).nonzero().squeeze(1)
+        assert set(moved.tolist()) <= (set(index.tolist()) if step == start else set())
+        assert len(moved) or step != start
+        objectives = methods(x, torch.randn(4, 1, 2), None, None, em_x, z)
+        torch.testing.assert_close(objectives[1], methods.mcem.log_likelihood(em_x, z).mean())
+
+
+def test_the_e_step_is_the_same_on_all_processes():
+    results = []
+    for other in (1, 2):
+        run, methods, images = em()
+        torch.manual_seed(other)
+        train.minibatch(run, methods, images, 0)
+        results.append(methods.chains.clone())
+    assert torch.equal(*results)
+
+
+def test_chains_of_monte_carlo_em_sample_the_posterior():
+    """With the decoder held still the chains of one image spread as p(z|x), by quadrature in two dimensions."""
+    _, methods, _ = em(train_size=400, batch=400)
+    vae.normal_(methods.mcem, 0.5)
+    x = (torch.rand(1, 784) < 0.5).float()
+    images, index = x.expand(400, -1), torch.arange(400)
+    for _ in range(60):
+        z = methods.e_step(images, index)
+    line = torch.linspace(-4, 4, 161)
+    cells = torch.cartesian_prod(line, line)
+    with torch.no_grad():
+        log_joint = vae.log_joint(methods.mcem, x, cells)[0]
+    p = (log_joint - log_joint.logsumexp(0)).exp().unsqueeze(1)
+    mean = (p * cells).sum(0)
+    sd = ((p * cells**2).sum(0) - mean**2).sqrt()
+    assert ((z.mean(0) - mean).abs() < 0.25 * sd + 0.06).all()
+    assert (sd > 0.01).all()
+
+
+def test_figure_3_goes_on_where_it_was_stopped(quick, tmp_path):
+    code, output = here(SCRIPT, *FIG_3, "--out", tmp_path)
+    assert code == 0, output
+    directory = tmp_path / OUT
+    lines, metrics, weights = rows(directory), record(directory)["metrics"], trained(tmp_path)
+    assert metrics["mcem_minus_aevb_train"] == pytest.approx(metrics["mcem_train_marginal"] - metrics["aevb_train_marginal"])
+    assert [row["samples"] for row in lines if "samples" in row] == [40, 60, 160, 340, 660, 1000, 1500, 2000]
+
+    (directory / "result.json").unlink()
+    newest_of_two = sorted(directory.glob("checkpoint/*.pt"), key=lambda path: int(path.stem[4:]))
+    newest_of_two[-1].unlink()
+    code, output = here(SCRIPT, *FIG_3, "--out", tmp_path)
+    assert code == 0 and f"from step {newest_of_two[0].stem[4:]}" in output, output
+    assert rows(directory) == lines and record(directory)["metrics"] == metrics
+    assert all(torch.equal(weights[name], value) for name, value in trained(tmp_path).items())
+
+
+# Curves.
+
+
+def test_curves_are_measured_where_the_figures_have_them():
+    panel = [100 * update for update in train.evaluations(train.EXPERIMENTS["mnist-nz20"].config)]
+    assert panel[0] == 100_000 and panel[-1] == 10_000_000 and len(panel) == 17 and panel[8] == 1_000_000
+    assert all(b / a == pytest.approx(10 ** (1 / 8), rel=1e-2) for a, b in itertools.pairwise(panel))
+    whole = [100 * update for update in train.evaluations(train.EXPERIMENTS["mnist-nz20-1e8"].config)]
+    assert whole[0] == 100_000 and whole[-1] == 100_000_000 and {1_000_000, 10_000_000} <= {*whole}
+    figure_3 = [100 * update for update in train.evaluations(train.EXPERIMENTS["marginal-n1000"].config)]
+    assert figure_3[0] == 1_000_000 and figure_3[-1] == 60_000_000
+
+
+def results(curves, monkeypatch, **config):
+    monkeypatch.setattr(train, "estimator_variance", lambda *_: 0.25)
+    run = SimpleNamespace(config=train.Config(**config), curves=lambda *names: {name: curves[name] for name in names})
+    return train.results(run, None, torch.zeros(1))
+
+
+def test_what_is_said_of_the_curves(monkeypatch):
+    curves = {
+        "samples": [100, 200, 400, 800], "aevb_train_bound": [-150, -120, -108, -100], "aevb_test_bound": [-150, -120, -110, -111],
+        "wake_sleep_train_bound": [-170, -150, -140, -129], "wake_sleep_test_bound": [-170, -150, -140, -130],
+        "test_bound_difference": [20, 30, 30, 19],
+    }  # fmt: skip
+    metrics = results(curves, monkeypatch)
+    assert metrics["speedup"] == pytest.approx(800 / (100 + 100 * 20 / 30)), "-130 is reached between 100 and 200 samples"
+    assert metrics["test_bound_fall"] == 1 and metrics["aevb_train_minus_test"] == 11 and metrics["estimator_variance"] == 0.25
+    assert metrics["aevb_test_bound"] == -111 and metrics["test_bound_difference"] == 19
+    curves["wake_sleep_test_bound"] = [-170, -150, -140, -105]
+    assert math.isnan(results(curves, monkeypatch)["speedup"]), "a level that is never reached"
+
+
+def test_estimator_variance_is_that_of_a_minibatch():
+    """A decoder that ignores z but for one log-odds: its variance over the noise is known."""
+    config = train.Config(latent=1, hidden=1, batch_size=10, train_size=10)
+    methods = train.Methods(config)
+    for parameter in methods.parameters():
+        parameter.data.zero_()
+    methods.aevb.decoder.W1.weight.data.fill_(1e-3)  # tanh is the identity here
+    methods.aevb.decoder.W2.weight.data.fill_(1000.0)
+    methods.aevb.decoder.W2.bias.data.fill_(-50.0)  # log(1 + e^a) is nothing, x a counts
+    from contextlib import contextmanager
+
+    @contextmanager
+    def evaluating(model):
+        with torch.no_grad():
+            yield model
+
+    run = SimpleNamespace(config=config, seed=0, device=torch.device("cpu"), evaluating=evaluating)
+    x = torch.full((2000, 784), 1 / 784)  # sum_i x_i a_i = z - 50: variance 1 for an image
+    assert train.estimator_variance(run, methods, x) == pytest.approx(1 / 10, rel=0.05)
+
+
+# Data and bad input.
+
+
+def face_file(folder, name="ff", shape=faces.SHAPE, dtype="uint8"):
+    import numpy
+    from scipy.io import savemat
+
+    folder.mkdir(exist_ok=True)
+    pixels = numpy.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    savemat(folder / faces.FILE, {name: pixels})
+    return torch.from_numpy(pixels)
+
+
+def test_frey_face(tmp_path):
+    pixels = face_file(tmp_path)
+    images = faces.load(tmp_path)
+    assert images.shape == (1965, 560) and torch.equal((256 * images[7]).to(torch.uint8), pixels[:, 7])
+    small = ("--hidden", 5, "--samples", 5000, "--step-sizes", 0.01, "--precision", "fp32")
+    code, output = here(SCRIPT, "frey-nz2", *small, "--data-dir", tmp_path, "--out", tmp_path / "runs")
+    assert code == 0, output
+    result = record(tmp_path / "runs/vae/frey-nz2/seed0")
+    assert result["data"] == {"name": "frey-face", "sha256": "", "train": 1600, "test": 365, "stand_in": False}
+    assert math.isfinite(result["metrics"]["aevb_test_bound"]) and result["curves"]["samples"][-1] == 5000
+    assert (tmp_path / "runs/vae/frey-nz2/seed0/figures/manifold.png").exists()
+
+
+@pytest.mark.parametrize("state", ["missing", "empty", "a web page", "another variable", "another shape", "another type"])
+def test_a_file_that_is_not_frey_face(state, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    if state in ("empty", "a web page"):
+        (data / faces.FILE).write_text("" if state == "empty" else "<!DOCTYPE html>" + "x" * 500)
+    elif state != "missing":
+        changes = {
+            "another variable": {"name": "gg"},
+            "another shape": {"shape": (1965, 560)},
+            "another type": {"dtype": "float64"},
+        }
+        face_file(data, **changes[state])
+    code, output = here(SCRIPT, "frey-nz20", "--data-dir", data, "--out", tmp_path / "runs")
+    error = output.splitlines()[-1]
+    assert code == 2 and error.startswith("error: Frey Face: ") and "Traceback" not in output
+    assert str(data / faces.FILE) in error and faces.SOURCE in error
+
+
+def test_missing_mnist_is_one_line(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    code, output = here(SCRIPT, "mnist-nz20", "--data-dir", tmp_path / "data", "--out", tmp_path / "runs")
+    assert code == 2 and output.splitlines()[-1].startswith("error: MNIST: ") and "cannot be downloaded" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--step-sizes", "0.1", "-1"], "--step-sizes needs positive numbers"),
+        (["--methods", "aevb", "aevb"], "--methods needs one or more different methods"),
+        (["--methods", "mcem"], "Monte Carlo EM has no encoder"),
+        (["--measure", "marginal", "--latent", "5"], "needs fewer than 5 (Appendix D)"),
+        (["--samples", "100"], "--samples must be at least 1000 for batches of 20"),
+        (["--train-size", "60001", "--data", "mnist"], "--train-size 60001: there are 60000 images"),
+        (["--latent", "0"], "--latent must be at least 1"),
+    ],
+)
+def test_impossible_values_are_refused(flags, words, tmp_path):
+    code, output = here(SCRIPT, "smoke", *flags, "--out", tmp_path / "runs")
+    assert code == 2 and words in " ".join(output.split()).replace("│ ", "") and not (tmp_path / "runs").exists()
+
+
+# What was published.
+
+
+INDEPENDENT = {  # experiment -> test bound in nats of an independent run, at so many samples; one seed each
+    "mnist-nz20-fan-in": {1e6: -111.6, 1e7: -102.8}, "mnist-nz3-fan-in": {1e6: -146.4}, "mnist-nz5-fan-in": {1e6: -128.2},
+    "mnist-nz10-fan-in": {1e6: -115.1}, "mnist-nz200-fan-in": {1e6: -120.2}, "mnist-nz20-std": {1e6: -122.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_readings_agree_with_independent_runs(name):
+    """Another implementation (NumPy, its own noise and order), the same settings: within 1.5 nats."""
+    mine = [record["curves"] for record in records("vae") if record["experiment"] == name]
+    assert mine, "make reproduce-vae EXPERIMENT=... and make publish-vae"
+    for samples, bound in INDEPENDENT[name].items():
+        ours = [interpolated(curves["samples"], curves["aevb_test_bound"], samples) for curves in mine]
+        assert sum(ours) / len(ours) == pytest.approx(bound, abs=1.5)
+
+
+def test_records_say_what_their_curves_say():
+    """Every number that a claim is judged by follows from the record's curves."""
+    published = [record for record in records("vae") if record["kind"] == "paper" and record["config"]["measure"] == "bound"]
+    assert published
+    for one in published:
+        curves, metrics = one["curves"], one["metrics"]
+        assert one["config"]["samples"] == curves["samples"][-1] and len(curves["samples"]) == 17
+        for claim in train.EXPERIMENTS[one["experiment"]].claims:
+            if claim.at is not None:
+                assert measured(claim, one) == curves[claim.metric][curves["samples"].index(claim.at)]
+        assert metrics["test_bound_fall"] == max(curves["aevb_test_bound"]) - curves["aevb_test_bound"][-1]
+        if "speedup" in metrics:
+            assert interpolated(curves["samples"], curves["aevb_test_bound"], curves["samples"][-1] / metrics["speedup"]) == (
+                pytest.approx(metrics["wake_sleep_test_bound"])
+            ) or metrics["speedup"] == pytest.approx(curves["samples"][-1] / curves["samples"][0])
+    json.dumps(published, allow_nan=False)
