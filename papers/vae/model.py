@@ -4,8 +4,8 @@ Here: the SGVB estimators A (Eq. 6) and B (Eqs. 7 and 10), the variational auto-
 baseline wake-sleep (Sec. 5), Hybrid Monte Carlo and the marginal likelihood estimator of Appendix D.
 Not here: full variational Bayes (Appendix F); Monte Carlo EM (Appendix E) is `hmc`, a decoder and a loop in train.py.
 
-B minibatch (the paper's M), L samples for each datapoint, D data dimensions, J latent variables, H hidden units.
-All log densities are in nats, summed over the dimensions of x or z, one value for each datapoint.
+B minibatch (the paper's M), L samples for each datapoint, D data dimensions, J latent variables, H hidden units. Log densities are
+in nats, summed over the dimensions of x or z.
 """
 
 import math
@@ -19,7 +19,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 # Sec. 2.4: the reparameterization trick; densities.
 def g(epsilon: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """z = mu + sigma * epsilon is a sample of N(mu, sigma^2) and differentiable with respect to both (Eq. 4)."""
+    """Eq. 4: z = mu + sigma * epsilon, a sample of N(mu, sigma^2), differentiable with respect to both."""
     return mu + (0.5 * log_var).exp() * epsilon
 
 
@@ -53,7 +53,7 @@ class GaussianMLP(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(..., inputs) -> mu, log sigma^2, each (..., outputs)."""
         h = torch.tanh(self.W3(x))  # (..., H)
-        return self.W4(h), self.W5(h)
+        return self.W4(h).to(x.dtype), self.W5(h).to(x.dtype)  # not in bf16, should the layers be
 
 
 class GaussianDecoder(GaussianMLP):
@@ -65,8 +65,7 @@ class GaussianDecoder(GaussianMLP):
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x|z): (..., D), (..., J) -> (...)."""
-        mu, log_var = self(z)
-        return log_normal(x, mu.to(x.dtype), log_var.to(x.dtype))
+        return log_normal(x, *self(z))
 
     def mean(self, z: Tensor) -> Tensor:
         """E[x|z]: (..., J) -> (..., D)."""
@@ -104,11 +103,8 @@ class BernoulliDecoder(nn.Module):
         return (u < self.mean(z)).to(u.dtype)
 
 
-# Secs. 2.3 and 3: the variational auto-encoder.
-
-
 class VAE(nn.Module):
-    """A recognition model q(z|x), a generative model p(z) p(x|z), and the bound that trains both."""
+    """Secs. 2.3 and 3: a recognition model q(z|x), a generative model p(z) p(x|z), and the bound that trains both."""
 
     def __init__(self, encoder: GaussianMLP, decoder: BernoulliDecoder | GaussianDecoder) -> None:
         super().__init__()
@@ -124,7 +120,7 @@ class VAE(nn.Module):
 
     def estimator_b(self, x: Tensor, epsilon: Tensor) -> Tensor:
         """Eq. 7, for Gaussian q(z|x) Eq. 10: (B, D), (B, L, J) -> (B,)."""
-        mu, log_var = (t.to(x.dtype) for t in self.encoder(x))  # (B, J)
+        mu, log_var = self.encoder(x)  # (B, J)
         z = g(epsilon, mu.unsqueeze(1), log_var.unsqueeze(1))  # (B, L, J)
         return self.decoder.log_likelihood(x.unsqueeze(1), z).mean(1) - kl_divergence(mu, log_var)
 
@@ -135,22 +131,17 @@ class WakeSleep(VAE):
     """The same two networks, trained by wake-sleep (Sec. 5; Hinton et al. 1995): two objectives, and no gradient through z."""
 
     def forward(self, x: Tensor, epsilon: Tensor, z: Tensor, u: Tensor) -> Tensor:
-        """Both objectives, added: their parameters are disjoint.
+        """Both objectives, added (their parameters are disjoint): (B,).
 
-        Args:
-            x: (B, D).              epsilon: (B, L, J), standard normal, for z ~ q(z|x).
-            z: (B, J), of the prior, and u: (B, D), uniform, for the dream x ~ p(x|z).
-
-        Returns:
-            (B,)
+        x: (B, D).                                    epsilon: (B, L, J), standard normal, for z ~ q(z|x).
+        z: (B, J), of the prior, u: (B, D), uniform, for the dream x ~ p(x|z).
         """
         with torch.no_grad():
-            mu, log_var = (t.to(x.dtype).unsqueeze(1) for t in self.encoder(x))
+            mu, log_var = (t.unsqueeze(1) for t in self.encoder(x))
             explanation = g(epsilon, mu, log_var)  # (B, L, J)
             dream = self.decoder.sample(z, u)  # (B, D)
         wake = self.decoder.log_likelihood(x.unsqueeze(1), explanation).mean(1)  # for the parameters of p(x|z)
-        mu, log_var = (t.to(x.dtype) for t in self.encoder(dream))
-        sleep = log_normal(z, mu, log_var)  # for the parameters of q(z|x)
+        sleep = log_normal(z, *self.encoder(dream))  # for the parameters of q(z|x)
         return wake + sleep
 
 
@@ -205,8 +196,7 @@ def hmc(at: Slope, z: Tensor, step_size: Tensor, leapfrogs: int) -> tuple[Tensor
         at: the log density, up to a constant that may differ from chain to chain, and its gradient.
         z: (B, J), where the chains are.    step_size: (B, 1) or ().    leapfrogs: steps of one trajectory.
 
-    Returns:
-        z: (B, J), where they go; the probabilities (B,) with which the proposals were accepted.
+    Returns: where they go (B, J), and the probabilities (B,) with which the proposals were accepted.
     """
     before, gradient = at(z)
     proposal, momentum = z, torch.randn_like(z)
@@ -233,8 +223,7 @@ def marginal_likelihood(at: Slope, z: Tensor, L: int = 50, leapfrogs: int = 4, b
         at: `log_joint` of B datapoints.    z: (B, J), where their chains start.
         L, leapfrogs: the paper's.          burn_in: transitions before, which tune each chain's step size.
 
-    Returns:
-        (B,), in nats.
+    Returns: (B,), in nats.
     """
     step_size = torch.full_like(z[:, :1], 0.1)
     for _ in range(burn_in):

@@ -237,7 +237,8 @@ class Methods(nn.Module):
 def adagrad(methods: Methods, step_sizes: Sequence[float], n: int) -> torch.optim.Adagrad:
     """The MAP criterion: the prior N(0, I) on all parameters adds theta / N to the gradient of the mean over datapoints."""
     groups = [{"params": net.parameters(), "lr": lr} for net, lr in zip(methods.children(), step_sizes, strict=True)]
-    return torch.optim.Adagrad(groups, weight_decay=1 / n, fused=True)
+    on_cpu = next(methods.parameters()).device.type == "cpu"
+    return torch.optim.Adagrad(groups, weight_decay=1 / n, fused=on_cpu or None)  # PyTorch fuses Adagrad on CPUs only
 
 
 def train(run: Run[Config]) -> dict[str, float]:
@@ -285,7 +286,7 @@ def minibatch(run: Run[Config], methods: Methods, images: Tensor, step: int) -> 
     epsilon = torch.randn(M, 1, config.latent, generator=generator, device=device)  # L = 1
     z = torch.randn(M, config.latent, generator=generator, device=device)
     u = torch.rand(M, images.shape[1], generator=generator, device=device)
-    index = lambda step: permuted(len(images), run.seed, step * M, (step + 1) * M).to(device)
+    index = lambda step: permuted(len(images), run.seed, step * M, (step + 1) * M).to(device, non_blocking=True)
     batch = images[index(step)], epsilon, z, u
     if "mcem" not in config.methods:
         return batch
