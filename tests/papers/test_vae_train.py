@@ -274,6 +274,25 @@ def test_estimator_variance_is_that_of_a_minibatch():
     assert train.estimator_variance(run, methods, x) == pytest.approx(1 / 10, rel=0.05)
 
 
+def test_panels_show_the_longest_runs_of_each_size_and_their_mean():
+    def one(latent, samples, height, seed=0):
+        config = {"latent": latent, "samples": samples}
+        points = {"samples": [samples / 10, samples], "aevb_train_bound": [-140, height + 1], "aevb_test_bound": [-141, height]}
+        return {"config": config, "seed": seed, "curves": points}
+
+    figure = train.panels(
+        [one(20, 1000, -110), one(20, 1000, -100, seed=1), one(3, 10_000, -130), one(3, 1000, -135)],
+        "bound", "MNIST, $N_z$", "latent", -150, -100,
+    )  # fmt: skip
+    three, twenty = figure.axes
+    assert three.get_title() == "MNIST, $N_z$ = 3" and twenty.get_title() == "MNIST, $N_z$ = 20"
+    assert three.get_xscale() == "log" and three.get_ylim() == (-150, -100)
+    train_line, test_line = twenty.lines
+    assert list(test_line.get_xdata()) == [100, 1000] and list(test_line.get_ydata()) == [-141, -105]
+    assert (train_line.get_label(), test_line.get_label()) == ("AEVB (train)", "AEVB (test)")
+    assert list(three.lines[1].get_xdata()) == [1000, 10_000] and not three.collections and twenty.collections
+
+
 # Data and bad input.
 
 
@@ -331,11 +350,12 @@ def test_missing_mnist_is_one_line(tmp_path, monkeypatch):
     ("flags", "words"),
     [
         (["--step-sizes", "0.1", "-1"], "--step-sizes needs positive numbers"),
-        (["--methods", "aevb", "aevb"], "--methods needs one or more different methods"),
-        (["--methods", "mcem"], "Monte Carlo EM has no encoder"),
+        (["--methods", "aevb", "aevb"], "--methods needs aevb, and none of them twice"),
+        (["--methods", "wake_sleep"], "--methods needs aevb, and none of them twice"),
+        (["--methods", "aevb", "mcem"], "Monte Carlo EM has no encoder"),
         (["--measure", "marginal", "--latent", "5"], "needs fewer than 5 (Appendix D)"),
         (["--samples", "100"], "--samples must be at least 1000 for batches of 20"),
-        (["--train-size", "60001", "--data", "mnist"], "--train-size 60001: there are 60000 images"),
+        (["--train-size", "60001", "--data", "mnist"], "--train-size 60001: must be at most 60000"),
         (["--latent", "0"], "--latent must be at least 1"),
     ],
 )
