@@ -437,7 +437,7 @@ def plot(axes: Any, runs: Sequence[dict[str, list[float]]], measure: str, title:
     samples = torch.tensor(runs[0]["samples"]) / (1 if measure == "bound" else 1e6)
     for name in (name for name in runs[0] if name.endswith(("train_" + measure, "test_" + measure))):
         method, split = next(m for m in NAMES if name.startswith(m)), "test" if "_test_" in name else "train"
-        values = torch.tensor([points[name] for points in runs])
+        values = torch.tensor([points[name] for points in runs], dtype=torch.float64)
         line = {"color": COLOURS[method], "linestyle": "-" if split == "test" else "--", "linewidth": 1}
         axes.plot(samples, values.mean(0), label=f"{NAMES[method]} ({split})", **line)
         if len(values) > 1:
