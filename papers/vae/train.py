@@ -104,10 +104,9 @@ def figure_2(latent: int, *more: Claim, samples: int = 10_000_000, **changes: An
         Claim("estimator_variance", 1, "nats²", "Fig. 2, caption", True, why="the caption says that it is below 1"),
         *more,
     ]
-    figures = ("curves", "reconstructions", "samples")
     return Experiment(
         config, kind="paper", source=f"Sec. 5, Fig. 2, N_z = {latent}", cap=f"{samples:,} samples", cost=cost, claims=claims,
-        figures=figures, curves=curves(config.methods, "bound"), precision=PRECISION, log_every=500,
+        figures=("reconstructions", "samples"), curves=curves(config.methods, "bound"), precision=PRECISION, log_every=500,
     )  # fmt: skip
 
 
@@ -125,9 +124,8 @@ def figure_3(train_size: int, methods: tuple[Method, ...], *more: Claim) -> Expe
     config = Config(latent=3, hidden=100, methods=methods, measure="marginal", samples=60_000_000, train_size=train_size)
     return Experiment(
         config, kind="paper", source=f"Sec. 5, Fig. 3, N_train = {train_size}", cap="60,000,000 samples",
-        cost=f"{20 * len(methods)} min on one CPU core", figures=("curves", "reconstructions", "samples"),
-        claims=[above("marginal", config.samples, "Fig. 3"), *more], curves=curves(methods, "marginal"),
-        precision=PRECISION, log_every=500,
+        cost=f"{20 * len(methods)} min on one CPU core", claims=[above("marginal", config.samples, "Fig. 3"), *more],
+        curves=curves(methods, "marginal"), precision=PRECISION, log_every=500,
     )  # fmt: skip
 
 
