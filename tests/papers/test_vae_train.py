@@ -389,7 +389,8 @@ def test_records_say_what_their_curves_say():
     assert published
     for one in published:
         curves, metrics = one["curves"], one["metrics"]
-        assert one["config"]["samples"] == curves["samples"][-1] and len(curves["samples"]) == 17
+        assert one["config"]["samples"] == pytest.approx(curves["samples"][-1], abs=100)
+        assert len(curves["samples"]) == {3_000_000: 13, 10_000_000: 17, 100_000_000: 25}[one["config"]["samples"]]
         for claim in train.EXPERIMENTS[one["experiment"]].claims:
             if claim.at is not None:
                 assert measured(claim, one) == curves[claim.metric][curves["samples"].index(claim.at)]
