@@ -124,8 +124,8 @@ def figure_3(train_size: int, methods: tuple[Method, ...], *more: Claim, samples
     config = Config(latent=3, hidden=100, methods=methods, measure="marginal", samples=samples, train_size=train_size)
     return Experiment(
         config, kind="paper", source=f"Sec. 5, Fig. 3, N_train = {train_size}", cap=f"{samples:,} samples",
-        cost=f"{20 * len(methods) * samples // 60_000_000} min on one CPU core", claims=[above("marginal", config.samples, "Fig. 3"), *more],
-        curves=curves(methods, "marginal"), precision=PRECISION, log_every=500,
+        cost=f"{20 * len(methods) * samples // 60_000_000} min on one CPU core", precision=PRECISION, log_every=500,
+        claims=[above("marginal", config.samples, "Fig. 3"), *more], curves=curves(methods, "marginal"),
     )  # fmt: skip
 
 
