@@ -445,7 +445,7 @@ def plot(axes: Any, runs: Sequence[dict[str, list[float]]], measure: str, title:
     axes.tick_params(labelsize="x-small")
     if measure == "bound":
         axes.set_xscale("log")
-    axes.set_xlabel("training samples evaluated" + (", millions" if measure == "marginal" else ""), fontsize="x-small")
+    axes.set_xlabel("training samples" + (", millions" if measure == "marginal" else ""), fontsize="x-small")
 
 
 def panels(records: Sequence[Record], measure: str, title: str, by: str, bottom: float, top: float) -> Any:
@@ -463,7 +463,8 @@ def panels(records: Sequence[Record], measure: str, title: str, by: str, bottom:
         plot(axes, [record["curves"] for record in group], measure, f"{title} = {value}")
         axes.set_ylim(bottom, top)
     figure.axes[0].set_ylabel("bound, nats" if measure == "bound" else "log-likelihood, nats", fontsize="x-small")
-    figure.axes[-1].legend(fontsize="xx-small", loc="lower right")
+    handles, labels = max((axes.get_legend_handles_labels() for axes in figure.axes), key=lambda found: len(found[1]))
+    figure.legend(handles, labels, fontsize="xx-small", loc="outside right center")
     return figure
 
 
