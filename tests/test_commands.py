@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common import launch, tables
-from common.claims import ROOT, experiments, paper_value, papers
+from common.claims import ROOT, experiments, label, paper_value, papers
 from common.launch import Children, Launch, commands, run_all
 from tests.start import record, until
 
@@ -63,9 +63,9 @@ def test_list():
     for paper in papers():
         for name, experiment in experiments(paper).items():
             first = next((row for row in tables.claim_rows(paper) if row[0] == name), None)
-            cell = [first[2].metric, paper_value(first[2]), tables.verdict(*first[1:])] if first else ["–"] * 3
+            cell = [label(first[2]), paper_value(first[2]), tables.verdict(*first[1:])] if first else ["–"] * 3
             assert [paper, name, experiment.kind, *cell, experiment.cost] in cells
-            assert all(any(row[3:5] == [claim.metric, paper_value(claim)] for row in cells) for claim in experiment.claims)
+            assert all(any(row[3:5] == [label(claim), paper_value(claim)] for row in cells) for claim in experiment.claims)
 
 
 def test_help():
