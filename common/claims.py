@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 C = TypeVar("C")
 Kind = Literal["paper", "reading", "scaled", "weights", "smoke"]
@@ -147,18 +149,14 @@ def measured(claim: Claim, record: Record) -> float:
 
 def interpolated(x: Sequence[float], y: Sequence[float], at: float) -> float:
     """A curve's value between two of its points, by a straight line; nan beyond its ends. x ascends."""
-    for left, right, low, high in zip(x, x[1:], y, y[1:], strict=False):
-        if left <= at <= right:
-            return low if at == left else high if at == right else low + (high - low) * (at - left) / (right - left)
-    return y[0] if list(x) == [at] else math.nan
+    return float(np.interp(at, x, y, left=math.nan, right=math.nan)) if x else math.nan
 
 
 def reached(x: Sequence[float], y: Sequence[float], level: float) -> float:
     """Where a curve first reaches a level from below, by a straight line between its points; nan if it never does. x ascends."""
     for i, value in enumerate(y):
         if value >= level:
-            share = 0.0 if i == 0 else (level - y[i - 1]) / (value - y[i - 1])
-            return x[i] if i == 0 else x[i - 1] + share * (x[i] - x[i - 1])
+            return x[0] if i == 0 else interpolated(y[i - 1 : i + 1], x[i - 1 : i + 1], level)
     return math.nan
 
 

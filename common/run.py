@@ -695,7 +695,7 @@ class Run(Generic[C]):
         missing = [claim.metric for claim in self.experiment.claims if claim.at is None and claim.metric not in metrics]
         if missing or not self.data:
             raise ValueError(f"train() has to call run.describe_data, and to return every claim's metric (missing: {missing})")
-        curves = self.curves(*self.experiment.curves)
+        curves = self.curves(*names) if (names := self.experiment.curves) else {}
         metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated()

@@ -151,13 +151,14 @@ class WandB:
         if self.run is None:
             return
         with self.harmless():
-            for name, value in (record["metrics"] if record else {}).items():
-                self.run.summary[name] = value
-            for claim in self.claims if record else ():
-                if math.isfinite(ours := measured(claim, record)):
-                    self.run.summary[f"claims/{claim.metric}/paper"] = claim.value
-                    self.run.summary[f"claims/{claim.metric}/ours"] = ours
-                    self.run.summary[f"claims/{claim.metric}/difference"] = ours - claim.value
+            if record is not None:
+                for name, value in record["metrics"].items():
+                    self.run.summary[name] = value
+                for claim in self.claims:
+                    if math.isfinite(ours := measured(claim, record)):
+                        self.run.summary[f"claims/{claim.metric}/paper"] = claim.value
+                        self.run.summary[f"claims/{claim.metric}/ours"] = ours
+                        self.run.summary[f"claims/{claim.metric}/difference"] = ours - claim.value
             self.run.finish(exit_code=exit_code)
         self.run = None
 

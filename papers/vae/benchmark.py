@@ -45,12 +45,8 @@ def main() -> None:
 
     def in_memory(bf16=False, function=lambda f: f):
         methods, here = copy.deepcopy(start).to(device), images.to(device)
-        model, optimizer, run = (
-            function(methods),
-            adagrad(methods, [0.01], IMAGES),
-            SimpleNamespace(config=config, seed=0, device=device),
-        )
-        steps = itertools.count()
+        model, optimizer = function(methods), adagrad(methods, [0.01], IMAGES)
+        run, steps = SimpleNamespace(config=config, seed=0, device=device), itertools.count()
 
         def block():
             for step in itertools.islice(steps, UPDATES):

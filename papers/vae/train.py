@@ -96,7 +96,7 @@ def above(measure: str, at: float, source: str) -> Claim:
 
 def figure_2(latent: int, *more: Claim, samples: int = 10_000_000, **changes: Any) -> Experiment[Config]:
     """One panel of Fig. 2."""
-    config = Config(**{"latent": latent, "samples": samples, **changes})
+    config = Config(latent=latent, samples=samples, **changes)
     cost = f"{12 * samples // 10_000_000} min on one CPU core" if samples <= 10_000_000 else "2 h on one CPU core"
     claims = [
         above("bound", samples, 'Fig. 2, "a better solution in all experiments"'),
@@ -254,28 +254,25 @@ def train(run: Run[Config]) -> dict[str, float]:
     optimizer = adagrad(methods, step_sizes, len(images))
     model, optimizer = run.prepare(model=model, optimizer=optimizer)
 
-    mine = run.part(M)
+    mine, objective_names = run.part(M), [f"{method}_objective" for method in config.methods]
     for step in run.steps(updates, samples=M):
         batch = minibatch(run, methods, images, step)
         for piece, weight in run.micro_batches(tuple(t[mine] for t in batch)):
             with run.autocast():
                 objectives = model(*piece)  # in nats, to be maximised
             run.backward(-objectives.sum() * weight)
-            run.log(**dict(zip(objective_names(config), objectives.detach() * weight, strict=True)))
+            run.log(**dict(zip(objective_names, objectives.detach() * weight, strict=True)))
         optimizer.step()
         optimizer.zero_grad()
         if step + 1 in due:
             run.report(samples=(step + 1) * M, **scores(run, methods, images, test_images))
 
-    metrics = results(run, methods, test_images)
-    draw(run, methods, test_images)
+    points = run.curves(*curves(config.methods, config.measure))
+    metrics = results(run, points, methods, test_images)
+    draw(run, points, methods, test_images)
     return metrics | {
         f"{method}_step_size": group["lr"] for method, group in zip(config.methods, optimizer.param_groups, strict=True)
     }
-
-
-def objective_names(config: Config) -> list[str]:
-    return [f"{method}_objective" for method in config.methods]
 
 
 def minibatch(run: Run[Config], methods: Methods, images: Tensor, step: int) -> tuple[Tensor, ...]:
@@ -380,9 +377,9 @@ def estimator_variance(run: Run[Config], methods: Methods, x: Tensor, draws: int
     return bounds.var(0).mean().item() / run.config.batch_size
 
 
-def results(run: Run[Config], methods: Methods, test_images: Tensor) -> dict[str, float]:
+def results(run: Run[Config], points: dict[str, list[float]], methods: Methods, test_images: Tensor) -> dict[str, float]:
     """The record's numbers: the ends of the curves, and what the paper says of them in words."""
-    config, points = run.config, run.curves(*curves(run.config.methods, run.config.measure))
+    config = run.config
     metrics = {name: curve[-1] for name, curve in points.items() if name != "samples"}
     if config.measure == "bound":
         metrics["aevb_train_minus_test"] = metrics["aevb_train_bound"] - metrics["aevb_test_bound"]
@@ -482,14 +479,14 @@ PICTURES = {
 }
 
 
-def draw(run: Run[Config], methods: Methods, test_images: Tensor) -> None:
+def draw(run: Run[Config], points: dict[str, list[float]], methods: Methods, test_images: Tensor) -> None:
     """This run's pictures: its curves, reconstructions, samples (Fig. 5) and the manifold of two latent variables (Fig. 4)."""
     from matplotlib.figure import Figure
 
     config, width = run.config, 20
     figure = Figure(figsize=(5, 3.5))
     axes = figure.add_subplot()
-    plot(axes, [run.curves(*curves(config.methods, config.measure))], config.measure, f"{run.name}, seed {run.seed}")
+    plot(axes, [points], config.measure, f"{run.name}, seed {run.seed}")
     axes.set_ylabel("bound, nats" if config.measure == "bound" else "log-likelihood, nats")
     axes.legend(fontsize="small")
     run.save_figure(figure, "curves")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from common.checkpoint import checkpoints
 from common.claims import interpolated, measured, records
 from common.data import mix, permuted
 from papers.vae import faces, train
@@ -212,10 +213,10 @@ def test_figure_3_goes_on_where_it_was_stopped(quick, tmp_path):
     assert [row["samples"] for row in lines if "samples" in row] == [40, 60, 160, 340, 660, 1000, 1500, 2000]
 
     (directory / "result.json").unlink()
-    newest_of_two = sorted(directory.glob("checkpoint/*.pt"), key=lambda path: int(path.stem[4:]))
-    newest_of_two[-1].unlink()
+    last, before = checkpoints(directory / "checkpoint")
+    last.unlink()
     code, output = here(SCRIPT, *FIG_3, "--out", tmp_path)
-    assert code == 0 and f"from step {newest_of_two[0].stem[4:]}" in output, output
+    assert code == 0 and f"from step {before.stem[4:]}" in output, output
     assert rows(directory) == lines and record(directory)["metrics"] == metrics
     assert all(torch.equal(weights[name], value) for name, value in trained(tmp_path).items())
 
@@ -235,8 +236,7 @@ def test_curves_are_measured_where_the_figures_have_them():
 
 def results(curves, monkeypatch, **config):
     monkeypatch.setattr(train, "estimator_variance", lambda *_: 0.25)
-    run = SimpleNamespace(config=train.Config(**config), curves=lambda *names: {name: curves[name] for name in names})
-    return train.results(run, None, torch.zeros(1))
+    return train.results(SimpleNamespace(config=train.Config(**config)), curves, None, torch.zeros(1))
 
 
 def test_what_is_said_of_the_curves(monkeypatch):
