@@ -52,6 +52,7 @@ from common.claims import (
     verdict,
 )
 from common.data.order import mix, permuted, share
+from common.data.text import Bucketed
 from common.data.workers import Reader, Sample
 from common.errors import BadFile, BadInput, Failed, LostWorker
 from common.track import Metrics, Progress, WandB, read
@@ -81,7 +82,7 @@ class Options:
     precision: Literal["fp64", "fp32", "tf32", "bf16"] | None = None
     """Arithmetic; by default what the experiment was verified with on this kind of device."""
     micro_batch: int | None = None
-    """Samples that a process takes at once; the batch and its results stay the same."""
+    """Samples (of texts: tokens) that a process takes at once; the batch and its results stay the same."""
     restart: bool = False
     """Throw away what an earlier run left in the directory."""
     allow_changes: bool = False
@@ -244,7 +245,7 @@ class Run(Generic[C]):
         self.ended = self.in_loop = False
         self.sums: dict[str, Any] = {}
         self.now: dict[str, float] = {}
-        self.samples_per_step = 0
+        self.samples_per_step = self.samples = 0
         self.readers: list[Reader] = []
         self.waited: float | None = None  # seconds for data, since the last log line; None where nothing is loaded
         self.wall_before = self.loop_before = self.loop_s = 0.0
@@ -378,7 +379,7 @@ class Run(Generic[C]):
     def restore_clock(self) -> None:
         if self.state is not None:
             self.step = self.saved_step = self.state["step"]
-            self.ended = self.state["ended"]
+            self.ended, self.samples = self.state["ended"], self.state["samples"]
             self.wall_before, self.loop_before = self.state["wall_s"], self.state["loop_s"]
 
     def say(self, text: str) -> None:
@@ -417,8 +418,11 @@ class Run(Generic[C]):
             self.state = None
         return tuple(self.objects.values())
 
-    def compile(self, function: T) -> T:
-        """torch.compile, or the function as it is, with one line, on a machine without the compiler or headers that it needs."""
+    def compile(self, function: T, *, dynamic: bool | None = None) -> T:
+        """torch.compile, or the function as it is, with one line, on a machine without the compiler or headers that it needs.
+
+        dynamic: as torch.compile has it; True where shapes differ from batch to batch.
+        """
         cpu = self.device.type == "cpu"
         names = (os.environ.get("CXX"), "g++", "clang++") if cpu else (os.environ.get("CC"), "gcc", "clang")
         if not any(name and shutil.which(name) for name in names):
@@ -428,7 +432,7 @@ class Run(Generic[C]):
             self.say("no Python.h here (Debian: apt install python3-dev): running without torch.compile")
             return function
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
-        return torch.compile(function)
+        return torch.compile(function, dynamic=dynamic)
 
     def autocast(self) -> torch.autocast:
         """bf16 where --precision says so."""
@@ -444,7 +448,8 @@ class Run(Generic[C]):
                 raise self.not_finite(f"a weight of {name}")
         if self.main:
             objects = {name: bare(thing).state_dict() for name, thing in self.objects.items()}
-            clock = {"step": self.step, "ended": self.ended, "wall_s": self.wall(), "loop_s": self.loop_before + self.loop_s}
+            clock = {"step": self.step, "ended": self.ended, "samples": self.samples}
+            clock |= {"wall_s": self.wall(), "loop_s": self.loop_before + self.loop_s}
             checkpoint.save(self.dir / "checkpoint", self.step, {"run": self.identity, **clock, "objects": objects})
         self.saved_step = self.step
         self.saved_at = time.monotonic()
@@ -462,13 +467,14 @@ class Run(Generic[C]):
         """
         self.total, self.samples_per_step = total, samples
         self.saved_at = self.logged_at = time.monotonic()
-        self.logged_step = self.step
+        self.logged_step, self.logged_samples = self.step, self.samples
         self.in_loop = self.interrupt.deferred = True
         try:
             while self.step < total and not self.ended:
                 self.seed_all(self.step, self.rank)
                 yield self.step
                 self.step += 1
+                self.samples += self.samples_per_step
                 if self.step % self.experiment.log_every == 0 or self.step == total or self.ended or self.now:
                     self.end_of_interval()
         finally:
@@ -486,12 +492,17 @@ class Run(Generic[C]):
 
     def part(self, batch_size: int) -> slice:
         """This process's part of a global batch, which is announced."""
-        if batch_size < self.processes:
-            few = f"a batch of {batch_size} cannot be split among {self.processes} processes"
+        self.announce(batch_size, batch_size, "")
+        return share(batch_size, self.rank, self.processes)
+
+    def announce(self, batch_size: int, samples: int, unit: str) -> None:
+        """Say what the global batch is. Raises BadInput: it has fewer samples than there are processes."""
+        if samples < self.processes:
+            few = f"a batch of {samples} cannot be split among {self.processes} processes"
             raise BadInput(f"{few}: use fewer processes, or a larger --batch-size")
         paper = getattr(self.experiment.config, "batch_size", batch_size)
-        self.say(f"global batch {batch_size} (the paper's: {paper}), on {self.processes} process{'es' * (self.processes > 1)}")
-        return share(batch_size, self.rank, self.processes)
+        on = f"on {self.processes} process{'es' * (self.processes > 1)}"
+        self.say(f"global batch {batch_size}{unit} (the paper's: {paper}), {on}")
 
     def batches(self, tensors: Pieces, batch_size: int, *, steps: int) -> Iterator[tuple[int, Pieces]]:
         """(step, this process's share of the global batch) for tensors of one length, which stay where they are.
@@ -504,6 +515,18 @@ class Run(Generic[C]):
             index = permuted(len(tensors[0]), self.seed, step * batch_size, (step + 1) * batch_size)[mine]
             index = index.to(tensors[0].device, non_blocking=True)
             yield step, tuple(t[index] for t in tensors)
+
+    def bucketed(self, buckets: Bucketed, *, steps: int) -> Iterator[tuple[int, Tensor]]:
+        """(step, the numbers of this process's samples, on the CPU) for batches of texts of about one length.
+
+        Raises:
+            BadInput: fewer samples in a batch than processes.
+        """
+        self.announce(buckets.tokens, buckets.smallest, f" tokens, {buckets.smallest} sequences or more")
+        for step in self.steps(steps):
+            rows = buckets.batch(step)
+            self.samples_per_step = len(rows)
+            yield step, rows[self.share(len(rows))]
 
     def reader(self, sample: Sample) -> Reader:
         """Worker processes for `loaded` or `examples`: sample(index, generator) -> tensors. Ask for them before training begins."""
@@ -532,13 +555,15 @@ class Run(Generic[C]):
             yield step, tuple(t.to(self.device, non_blocking=True) for t in batch)
         self.waited = None
 
-    def micro_batches(self, batch: Pieces, count: Callable[..., Tensor] | None = None) -> Iterator[tuple[Pieces, Any]]:
-        """(piece, weight) for every micro-batch of this process's batch.
+    def micro_batches(
+        self, batch: Pieces, count: Callable[..., Tensor] | None = None, width: int = 1
+    ) -> Iterator[tuple[Pieces, Any]]:
+        """(piece, weight) for every micro-batch of this process's batch, whose samples are of `width` tokens each.
 
         A loss that is a mean over what `count` counts (samples, or for instance tokens: count(*piece) -> number), times the
         weight, adds up over micro-batches and averages over processes to the mean over the global batch, exactly.
         """
-        size = self.options.micro_batch or len(batch[0])
+        size = max(1, (self.options.micro_batch or width * len(batch[0])) // width)
         pieces = list(zip(*(t.split(size) for t in batch), strict=True))
         if count is None:
             weights = [len(piece[0]) * self.processes / self.samples_per_step for piece in pieces]
@@ -589,7 +614,8 @@ class Run(Generic[C]):
 
         took = time.monotonic() - self.logged_at
         self.loop_s += took
-        speed = {"samples_per_s": round(self.samples_per_step * updates / took, 1)} if self.samples_per_step else {}
+        samples = self.samples - self.logged_samples
+        speed = {"samples_per_s": round(samples / took, 1)} if samples else {}
         if self.waited is not None:
             speed["data_wait"] = round(100 * self.waited / took, 1)  # %, of the main process's time
             self.waited = 0.0
@@ -600,7 +626,7 @@ class Run(Generic[C]):
         self.latest = {**means, **self.now}
         self.progress.show(self.step, self.total, {**self.latest, **speed}, took / updates, last)
         self.sums, self.now = {}, {}
-        self.logged_step = self.step
+        self.logged_step, self.logged_samples = self.step, self.samples
         if signum or due or last:
             self.save()
         self.logged_at = time.monotonic()
@@ -713,7 +739,7 @@ class Run(Generic[C]):
             "config": config_dict(self.config),
             "steps": self.step,
             "wall_s": round(self.wall(), 1),
-            "samples_per_s": round(self.samples_per_step * self.step / max(loop_s, 1e-9), 1),
+            "samples_per_s": round(self.samples / max(loop_s, 1e-9), 1),
             "peak_memory_mb": round(peak / 2**20),
             "hardware": provenance.hardware(self.processes),
             "processes": self.processes,

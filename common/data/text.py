@@ -1,0 +1,151 @@
+"""Texts as numbers: byte-pair encoding, sequences of different lengths on one device, and batches of about one length."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from common.data.order import mix, permuted
+from common.errors import BadInput
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+PAD, START, END, UNKNOWN = range(4)
+
+
+def train_bpe(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
+    """Byte-pair encoding (Sennrich et al., 2016) of characters, learned from texts; words hold the space before them.
+
+    What it encodes it decodes to the same text but for runs of spaces, and characters that it did not learn.
+
+    Args:
+        vocabulary: how many tokens at most, SPECIAL among them.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNKNOWN]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), limit_alphabet=1000, min_frequency=2, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def load_bpe(path: Path) -> "Tokenizer":
+    """A tokenizer.json whose first tokens are SPECIAL, as `train_bpe(...).save(...)` writes it.
+
+    Raises:
+        BadInput: it is not there, or no such file; says what to do.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text())
+    except Exception as error:  # tokenizers has no error of its own
+        raise BadInput(f"cannot read the vocabulary {path}: {error}; name a tokenizer.json of the tokenizers library") from error
+    first = tuple(tokenizer.id_to_token(i) for i in range(len(SPECIAL)))
+    if first != SPECIAL:
+        raise BadInput(f"the vocabulary {path} begins with {first}, not with {SPECIAL}: train one with them as special_tokens")
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences of different lengths, one after the other."""
+
+    tokens: Tensor  # (all of them,), int32
+    starts: Tensor  # (n,), int64, where each begins
+    lengths: Tensor  # (n,), int64, on the CPU, so that a batch's shape needs no synchronisation
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device) -> "Ragged":
+        return Ragged(self.tokens.to(device), self.starts.to(device), self.lengths)
+
+    def subset(self, keep: Tensor) -> "Ragged":
+        """The sequences where keep (n,), bool, is True."""
+        lengths = self.lengths[keep]
+        return Ragged(self.tokens[keep.repeat_interleave(self.lengths)], lengths.cumsum(0) - lengths, lengths)
+
+    def padded(self, rows: Tensor) -> Tensor:
+        """The sequences of these numbers (B,), which are on the CPU, padded to the longest: (B, T), int64, where the tokens are."""
+        lengths, device = self.lengths[rows], self.tokens.device
+        places = torch.arange(int(lengths.max()), device=device)
+        index = self.starts[rows.to(device, non_blocking=True)][:, None] + places
+        inside = places < lengths.to(device, non_blocking=True)[:, None]
+        return self.tokens[index.clamp_(max=len(self.tokens) - 1)].long().where(inside, PAD)
+
+
+def ragged(sequences: Iterable[Sequence[int]]) -> Ragged:
+    """Sequences of token numbers, one after the other."""
+    import numpy as np
+
+    arrays = [np.asarray(sequence, np.int32) for sequence in sequences]
+    lengths = torch.tensor([len(array) for array in arrays])
+    return Ragged(torch.from_numpy(np.concatenate(arrays)), lengths.cumsum(0) - lengths, lengths)
+
+
+def encode(tokenizer: "Tokenizer", texts: Sequence[str], chunk: int = 100_000) -> Ragged:
+    """The tokens of each text, and END."""
+    chunks = (texts[at : at + chunk] for at in range(0, len(texts), chunk))
+    return ragged([*each.ids, END] for chunk in chunks for each in tokenizer.encode_batch(chunk))
+
+
+def decode(tokenizer: "Tokenizer", tokens: Tensor) -> list[str]:
+    """Padded tokens (B, T) as texts, without SPECIAL."""
+    return tokenizer.decode_batch(tokens.tolist())
+
+
+class Bucketed:
+    """Batches of samples of about one length, a pure function of (seed, step): in each epoch every sample once, in another order.
+
+    The samples of an epoch, shuffled, are sorted by length, the longest first, and cut wherever a side of a batch would hold
+    more than so many tokens with its padding. The batches are shuffled.
+
+    Args:
+        lengths: of each sample's sides (n, sides), on the CPU.
+        tokens: a side of a batch has at most so many, its padding among them; no less than the longest side.
+    """
+
+    def __init__(self, lengths: Tensor, tokens: int, seed: int) -> None:
+        self.lengths, self.tokens, self.seed, self.epoch = lengths, tokens, seed, -1
+        longest = lengths.max(1).values
+        self.key = longest * (int(longest.max()) + 1) + lengths[:, 0]  # within one length by the first side: less padding
+        widths = longest.sort(descending=True).values.tolist()
+        cuts = [0]
+        while cuts[-1] < len(widths):
+            cuts.append(min(cuts[-1] + tokens // widths[cuts[-1]], len(widths)))
+        if len(cuts) > 2:
+            cuts[-2] = (cuts[-3] + cuts[-1]) // 2  # what is left over at the end is shared by two batches
+        self.cuts = cuts
+        self.smallest = min(b - a for a, b in pairwise(cuts))  # samples in the smallest batch
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.cuts) - 1
+
+    def padding(self) -> float:
+        """The share of all positions that are padding, in the first epoch."""
+        batches = [self.lengths[self.batch(step)] for step in range(len(self))]
+        positions = sum(len(lengths) * int(lengths.max(0).values.sum()) for lengths in batches)
+        return 1 - int(self.lengths.sum()) / positions
+
+    def batch(self, step: int) -> Tensor:
+        """The numbers of a step's samples (B,)."""
+        epoch, at = divmod(step, len(self))
+        if epoch != self.epoch:
+            shuffled = permuted(n := len(self.key), mix(self.seed, "epoch"), epoch * n, (epoch + 1) * n)
+            self.order = shuffled[self.key[shuffled].sort(stable=True, descending=True).indices]
+            self.batches = permuted(len(self), mix(self.seed, "batches"), epoch * len(self), (epoch + 1) * len(self))
+            self.epoch = epoch
+        which = int(self.batches[at])
+        return self.order[self.cuts[which] : self.cuts[which + 1]]
