@@ -3,18 +3,22 @@
 import errno
 import gzip
 import hashlib
+import json
 import os
 import re
 import socket
+import time
 from contextlib import contextmanager
+from functools import partial
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from common.claims import ROOT
 from common.data import files, parallel
-from common.data.parallel import fetch_multi30k, multi30k, read_pair, wmt14
+from common.data.parallel import WMT14, WMT14_REVISION, fetch_multi30k, fetch_wmt14, multi30k, read_pair, wmt14
 from common.errors import BadInput
 from tests.test_mnist import Handler, refused, serving
 
@@ -76,6 +80,10 @@ def put(path, content):
 def pair(folder, one, two, **options):
     """Two files' pairs."""
     return read_pair(put(folder / "a.en", one), put(folder / "a.de", two), name="Mine", **options)
+
+
+def full(*args, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_download(server, tmp_path):
@@ -148,9 +156,6 @@ def test_another_run_fetched_them_meanwhile(server, tmp_path, monkeypatch):
 
 
 def test_cannot_write(server, tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(os, "replace", full)
     assert f"cannot write to {tmp_path / 'multi30k'} (No space left on device)" in refused(fetch_multi30k, tmp_path, "de", "en")
     assert names(tmp_path) <= {"multi30k"}
@@ -352,8 +357,8 @@ def test_no_wmt14(tmp_path):
         f"in {tmp_path}/none/wmt14 and {tmp_path}/none)",
     ):
         assert word in message
-    command = f'`hf download wmt/wmt14 --repo-type dataset --include "fr-en/*" --local-dir {tmp_path}/none/wmt14`'
-    assert command in message and "multi30k" in message and "copy" in message and "smoke" in message
+    command = f'--repo-type dataset --revision {WMT14_REVISION} --include "fr-en/*" --local-dir {tmp_path}/none/wmt14`'
+    assert f"`hf download wmt/wmt14 {command}" in message and "multi30k" in message and "copy" in message and "smoke" in message
     shard(tmp_path / "train-00000-of-00001.parquet", [("eins", "one")])  # another data set's
     put(tmp_path / "wmt14/train.de", "eins\n")
     message = refused(wmt14, tmp_path, "en", "de", "train")
@@ -362,3 +367,133 @@ def test_no_wmt14(tmp_path):
         assert "name en and one of de, fr, and a split of train, newstest2013, newstest2014" in refused(wmt14, tmp_path, *wrong)
     with unprivileged(tmp_path / "wmt14"):
         assert f"cannot read {tmp_path}/wmt14: Permission denied" in refused(wmt14, tmp_path, "en", "de", "train")
+
+
+class Hub(Handler):
+    """The hub's pages that a download asks for: about the data set, its files, and each file."""
+
+    def do_GET(self):
+        page = self.path.split("?")[0].removeprefix("/api").removeprefix("/datasets/wmt/wmt14/")
+        self.server.asked.append(page)
+        kind, revision, *name = page.split("/", 2)
+        body = self.server.files.get(*name) if name else b""
+        if self.server.how == "silent":
+            return self.server.ending.wait(10)
+        if kind == "revision":
+            body = json.dumps({"id": "wmt/wmt14", "sha": revision}).encode()
+        elif kind == "tree":
+            rows = [{"type": "file", "path": name, "size": len(x), "oid": "0"} for name, x in self.server.files.items()]
+            body = json.dumps(rows).encode()
+        if self.server.how in (404, 401) or body is None or revision != WMT14_REVISION or name == [self.server.how]:
+            return self.send_error(401 if self.server.how == 401 else 404)
+        self.send_response(200)
+        tag = hashlib.sha256(body).hexdigest()
+        for header in (("Content-Length", len(body)), ("ETag", f'"{tag}"'), ("X-Repo-Commit", revision)):
+            self.send_header(*map(str, header))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path_factory):
+    """Serves two shards to a split of both pairs."""
+    monkeypatch.setenv("no_proxy", "*")
+    names = [f"{pair}/{x}-0000{i}-of-00002.parquet" for pair in ("de-en", "fr-en") for x in WMT14.values() for i in (0, 1)]
+    made, file = {}, tmp_path_factory.mktemp("hub") / "shard"
+    for name in names:
+        made[name] = shard(file, [(f"{name} 1", "one"), (f"{name} 2", "two")], (name[:2], "en")).read_bytes()
+    with serving(Hub, made) as server:
+        server.how, api = "good", huggingface_hub.HfApi
+        server.at = lambda url: monkeypatch.setattr(huggingface_hub, "HfApi", partial(api, endpoint=url))
+        server.at(server.mirror("")[:-2])
+        yield server
+
+
+def shards_in(data_dir):
+    return sorted(str(path.relative_to(data_dir / "wmt14")) for path in data_dir.glob("wmt14/*-en/*"))
+
+
+def test_fetch_wmt14(hub, tmp_path):
+    """All splits of one pair; what is whole is not asked for again; whole sets of other forms are left alone."""
+    data_dir, of_pair = tmp_path / "new/data", [name for name in hub.files if name.startswith("de-en")]
+    fetch_wmt14(data_dir, "en", "de")
+    assert shards_in(data_dir) == sorted(of_pair)
+    for split, name in WMT14.items():
+        data = wmt14(data_dir, "de", "en", split)
+        assert data.source == [f"de-en/{name}-0000{i}-of-00002.parquet {n}" for i in (0, 1) for n in (1, 2)]
+    hub.asked.clear()
+    before = [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))]
+    fetch_wmt14(data_dir, "de", "en")
+    assert hub.asked == [] and before == [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))]
+    for lost in ("de-en/train-00001-of-00002.parquet", "de-en/test-00000-of-00002.parquet"):
+        (data_dir / "wmt14" / lost).unlink()
+        hub.asked.clear()
+        fetch_wmt14(data_dir, "de", "en")
+        assert {name for name in hub.asked if "/de-en/" in name} == {f"resolve/{WMT14_REVISION}/{lost}"}
+        assert shards_in(data_dir) == sorted(of_pair)
+
+
+@pytest.mark.parametrize(
+    "names", [["wmt14/train.en", "wmt14/train.de.gz"], ["train.de", "train.en"], ["de-en/train-0-of-2.parquet"]]
+)
+def test_wmt14_that_is_there_is_not_fetched(names, hub, tmp_path):
+    for name in names:
+        put(tmp_path / name, "mine\n")
+    before = sorted(tmp_path.rglob("*"))
+    fetch_wmt14(tmp_path, "en", "de")
+    assert hub.asked == [] and sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_run_fetched_wmt14_meanwhile(hub, tmp_path, monkeypatch):
+    @contextmanager
+    def late(data_dir, *args, **options):
+        with files.fetching(data_dir, *args, **options) as folder:
+            for name, content in hub.files.items():
+                put(data_dir / "wmt14" / name, content)
+            yield folder
+
+    monkeypatch.setattr(parallel, "fetching", late)
+    fetch_wmt14(tmp_path, "de", "en")
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("how", [404, 401, "silent", "nobody", "offline", "other files", "one missing", "full"])
+def test_wmt14_cannot_be_fetched(how, hub, tmp_path, monkeypatch):
+    """In one line, soon; what was there stays."""
+    monkeypatch.setattr(parallel, "TIMEOUT", 1.2)
+    put(tmp_path / "wmt14/de-en/train-00000-of-00002.parquet", hub.files["de-en/train-00000-of-00002.parquet"])
+    hub.how, reason = how, {404: "HTTP Error 404", 401: "HTTP Error 401", "silent": "timed out"}.get(how, how)
+    if how == "nobody":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            hub.at(f"http://127.0.0.1:{free.getsockname()[1]}")
+        reason = "Connection refused"
+    elif how == "offline":
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        reason = "offline mode is enabled"
+    elif how == "other files":
+        hub.files = {"README.md": b""}
+        reason = "not all de-en/*.parquet are there after it"
+    elif how == "one missing":
+        hub.how, reason = "de-en/test-00001-of-00002.parquet", "HTTP Error 404"
+    elif how == "full":
+        monkeypatch.setattr(huggingface_hub.file_download, "http_get", full)
+    start = time.monotonic()
+    message = refused(fetch_wmt14, tmp_path, "de", "en")
+    assert time.monotonic() - start < 5
+    if how == "full":
+        assert f"WMT14: cannot write to {tmp_path}/wmt14 (No space left on device)" in message
+    else:
+        command = f'`hf download wmt/wmt14 --repo-type dataset --revision {WMT14_REVISION} --include "de-en/*" --local-dir'
+        put_there = "or put <split>.de and <split>.en of train, newstest2013, newstest2014 there"
+        for word in ("/datasets/wmt/wmt14 cannot", reason, f"{command} {tmp_path}/wmt14`", put_there, "--data-dir", "smoke"):
+            assert word in message
+    assert "de-en/train-00000-of-00002.parquet" in shards_in(tmp_path) and not list(tmp_path.glob("*fetch*"))
+
+
+def test_no_such_pair_is_not_fetched(hub, tmp_path):
+    assert "name en and one of de, fr" in refused(fetch_wmt14, tmp_path / "new", "de", "fr")
+    assert hub.asked == [] and list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Sentence pairs for translation: Multi30k, downloaded where it is missing; WMT14 where it lies; any two files of lines.
+"""Sentence pairs for translation: Multi30k and WMT14, downloaded where they are missing; any two files of lines.
 
 A line ends at a newline character only: a tab, a carriage return inside a line, and Unicode's other line ends are text.
 """
@@ -14,7 +14,7 @@ from io import BufferedReader
 from itertools import zip_longest
 from pathlib import Path
 
-from common.data.files import fetching, obtain, require
+from common.data.files import TIMEOUT, fetching, obtain, require
 from common.errors import BadInput
 
 MULTI30K = {  # name without .gz -> md5, sha256
@@ -37,6 +37,9 @@ MULTI30K = {  # name without .gz -> md5, sha256
 MIRRORS = ["https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/"]
 WITHOUT = "every smoke experiment (make smoke), and papers whose data is generated"
 WMT14 = {"train": "train", "newstest2013": "validation", "newstest2014": "test"}  # split -> what its shards are called
+WMT14_HUB = "wmt/wmt14"  # a data set of Hugging Face
+WMT14_REVISION = "b199e406369ec1b7634206d3ded5ba45de2fe696"  # its main since April 2024
+WITHOUT_WMT14 = "every smoke experiment (make smoke), and the copy and multi30k experiments"
 GZIP = b"\x1f\x8b"
 
 
@@ -129,7 +132,7 @@ def official(path: Path) -> bool:
 
 
 def wmt14(data_dir: Path, source: str, target: str, split: str) -> Parallel:
-    """A split of WMT14 from data_dir/wmt14 or data_dir, the first that holds it. Nothing is downloaded.
+    """A split of WMT14 from data_dir/wmt14 or data_dir, the first that holds it. Nothing is downloaded: `fetch_wmt14` does that.
 
     Plain files: <split>.<language>, or the same with .gz, there or in de-en/ or fr-en/ (newstest2014.en is another one for each).
     Shards of Hugging Face's wmt/wmt14: train-*.parquet, validation-*.parquet (newstest2013), test-*.parquet (newstest2014), in
@@ -142,10 +145,93 @@ def wmt14(data_dir: Path, source: str, target: str, split: str) -> Parallel:
     Raises:
         BadInput: it is not there, incomplete or damaged; says what was looked for, and what to do.
     """
-    foreign = target if source == "en" else source
+    files, half = find_wmt14(data_dir, source, target, split)
+    if files and is_shard(files[0]):
+        return from_shards(files, source, target, training=split == "train")
+    if files:
+        return read_pair(*files, name="WMT14", training=split == "train")
+    pair, to = pair_of(source, target), (data_dir / "wmt14").absolute()
+    raise BadInput(
+        f"WMT14: no {split} of {source} and {target} (looked for {split}.{source} and {split}.{target}, plain or .gz, and for "
+        f"{pair}/{WMT14[split]}-*.parquet, in {to} and {data_dir.absolute()}{half}): {wmt14_help(data_dir, pair)}"
+    )
+
+
+def fetch_wmt14(data_dir: Path, source: str, target: str) -> None:
+    """Download Hugging Face's shards of all splits into data_dir/wmt14/de-en or fr-en, where `wmt14` does not find "train".
+
+    Also where it finds it there, in shards, and these or another split's are not all there. Whole shards are not downloaded again.
+    A hub that cannot be reached is given up after about TIMEOUT seconds; one that falls silent later, when its library does so.
+
+    For the main process only; several runs may do it at once. Killed at any moment it leaves whole shards, or none.
+
+    Raises:
+        BadInput: they cannot be had; the folder cannot be written or read.
+    """
+    if not lacks_wmt14(data_dir, source, target):
+        return  # without writing: the folder may be read-only
+    from huggingface_hub import HfApi
+
+    hub, pair, to = HfApi(), pair_of(source, target), data_dir / "wmt14"
+    # the hub's own locks let the second of two runs download all once more, over what the first one reads
+    with fetching(data_dir, "WMT14", to=to, without=WITHOUT_WMT14):
+        if not lacks_wmt14(data_dir, source, target):
+            return  # another run has been here
+        try:
+            once = TIMEOUT / 4  # each of several addresses is tried that long
+            hub.dataset_info(WMT14_HUB, revision=WMT14_REVISION, timeout=once)  # `snapshot_download` tries for minutes, or for ever
+            hub.snapshot_download(
+                WMT14_HUB, repo_type="dataset", revision=WMT14_REVISION, allow_patterns=[f"{pair}/*"], local_dir=to
+            )
+            if lacks_wmt14(data_dir, source, target):
+                raise FileNotFoundError(f"not all {pair}/*.parquet are there after it")
+        except Exception as error:  # its HTTP client's among them
+            if isinstance(error, OSError) and error.errno:
+                raise  # the disk's
+            cause = error.__cause__ or error
+            response = getattr(cause, "response", None)
+            reason = str(cause).strip().split("\n")[0].rstrip(".") if response is None else f"HTTP Error {response.status_code}"
+            raise BadInput(
+                f"WMT14: no training pairs of {source} and {target}, or not all, and {hub.endpoint}/datasets/{WMT14_HUB} cannot be "
+                f"downloaded to {to.absolute()} ({reason or type(cause).__name__}): {wmt14_help(data_dir, pair)}"
+            ) from error
+
+
+def wmt14_help(data_dir: Path, pair: str) -> str:
+    names, to = " and ".join(f"<split>.{language}" for language in pair.split("-")), (data_dir / "wmt14").absolute()
+    return (
+        f'get it with `hf download {WMT14_HUB} --repo-type dataset --revision {WMT14_REVISION} --include "{pair}/*" --local-dir '
+        f"{to}`, or put {names} of {', '.join(WMT14)} there, plain or .gz, or name another folder with --data-dir; without it runs "
+        f"{WITHOUT_WMT14}"
+    )
+
+
+def pair_of(source: str, target: str) -> str:
+    return f"{target if source == 'en' else source}-en"
+
+
+def lacks_wmt14(data_dir: Path, source: str, target: str) -> bool:
+    """Whether `fetch_wmt14` has anything to do."""
+    for split in WMT14:  # train is the first
+        files, _ = find_wmt14(data_dir, source, target, split)
+        ours = files and is_shard(files[0]) and files[0].parent == data_dir / "wmt14" / pair_of(source, target)
+        if split == "train" and files and not ours:
+            return False  # somebody put it there, and may want no other split
+        all_of = announced({path.name for path in files})
+        if not files or (ours and all_of and not any(whole <= {path.name for path in files} for _, whole in all_of)):
+            return True
+    return False
+
+
+def find_wmt14(data_dir: Path, source: str, target: str, split: str) -> tuple[list[Path], str]:
+    """A split's two plain files, or its shards, or nothing; and a note about plain files without the other language.
+
+    Raises:
+        BadInput: there is no such split or pair of languages; a folder cannot be read.
+    """
     if {source, target} not in ({"en", "de"}, {"en", "fr"}) or split not in WMT14:
         raise BadInput(f"WMT14: no {split} of {source} and {target}: name en and one of de, fr, and a split of {', '.join(WMT14)}")
-    pair, half = f"{foreign}-en", ""
+    pair, half = pair_of(source, target), ""
     for folder in (data_dir / "wmt14", data_dir / "wmt14" / pair, data_dir, data_dir / pair):
         try:
             there = set(os.listdir(folder))
@@ -156,18 +242,22 @@ def wmt14(data_dir: Path, source: str, target: str, split: str) -> Parallel:
         plain = [f"{split}.{language}" for language in (source, target)]
         files = [folder / (name if name in there else f"{name}.gz") for name in plain if there & {name, f"{name}.gz"}]
         if len(files) == 2:
-            return read_pair(*files, name="WMT14", training=split == "train")
+            return files, half
         half = half or "".join(f"; {file.absolute()} is there without the other language" for file in files)
-        shards = sorted(name for name in there if name.startswith(f"{WMT14[split]}-") and name.endswith(".parquet"))
+        shards = [folder / name for name in sorted(there) if name.startswith(f"{WMT14[split]}-") and is_shard(folder / name)]
         if shards and folder.name == pair:
-            return from_shards([folder / shard for shard in shards], source, target, training=split == "train")
-    to = (data_dir / "wmt14").absolute()
-    raise BadInput(
-        f"WMT14: no {split} of {source} and {target} (looked for {split}.{source} and {split}.{target}, plain or .gz, and for "
-        f"{pair}/{WMT14[split]}-*.parquet, in {to} and {data_dir.absolute()}{half}): get it with `hf download wmt/wmt14 "
-        f'--repo-type dataset --include "{pair}/*" --local-dir {to}`, or name another folder with --data-dir; without it run the '
-        "multi30k experiments, the copy experiments and every smoke experiment (make smoke)"
-    )
+            return shards, half
+    return [], half
+
+
+def is_shard(path: Path) -> bool:
+    return path.suffix == ".parquet"
+
+
+def announced(names: set[str]) -> list[tuple[str, set[str]]]:
+    """What each shard says there are, if it does: what they are called, and the names of all."""
+    said = re.findall(r"(\S+)-\d+-of-(\d+)\.parquet", "\n".join(sorted(names)))
+    return [(name, {f"{name}-{i:05}-of-{n}.parquet" for i in range(int(n))}) for name, n in said]
 
 
 def from_shards(shards: list[Path], source: str, target: str, *, training: bool) -> Parallel:
@@ -177,8 +267,7 @@ def from_shards(shards: list[Path], source: str, target: str, *, training: bool)
     from pyarrow.parquet import ParquetFile
 
     again, folder, names = "run the same `hf download` again", shards[0].parent.absolute(), {path.name for path in shards}
-    for name, n in re.findall(r"(\S+)-\d+-of-(\d+)\.parquet", "\n".join(sorted(names))):  # others do not say how many they are
-        whole = {f"{name}-{i:05}-of-{n}.parquet" for i in range(int(n))}
+    for name, whole in announced(names):
         if names != whole:
             odd = "; ".join(f"{what} {min(some)}" for what, some in (("no", whole - names), ("but", names - whole)) if some)
             raise BadInput(f"WMT14: {folder} holds {len(names & whole)} of {len(whole)} {name} shards ({odd}): {again}")

@@ -125,7 +125,7 @@ class Bucketed:
         while cuts[-1] < len(widths):
             cuts.append(min(cuts[-1] + tokens // widths[cuts[-1]], len(widths)))
         if len(cuts) > 2:
-            cuts[-2] = (cuts[-3] + cuts[-1]) // 2  # what is left over at the end is shared by two batches
+            cuts[-2] = min(cuts[-2], (cuts[-3] + cuts[-1]) // 2)  # what is left over at the end is shared by two batches
         self.cuts = cuts
         self.smallest = min(b - a for a, b in pairwise(cuts))  # samples in the smallest batch
 

@@ -66,10 +66,9 @@ class FeedForward(nn.Module):
         return self.W_2(self.relu(self.W_1(x)))
 
 
-# Sec. 3.1, Fig. 1: "the output of each sub-layer is LayerNorm(x + Sublayer(x))". Sec. 5.4: dropout of Sublayer(x) before that.
-
-
 class EncoderLayer(nn.Module):
+    """Sec. 3.1, Fig. 1: each sub-layer gives LayerNorm(x + Sublayer(x)). Sec. 5.4: dropout of Sublayer(x) before it is added."""
+
     def __init__(self, d_model: int, d_ff: int, h: int, d_k: int, d_v: int, dropout: float) -> None:
         super().__init__()
         self.self_attention = MultiHeadAttention(d_model, h, d_k, d_v)
@@ -94,8 +93,7 @@ class DecoderLayer(nn.Module):
     def forward(self, y: Tensor, memory: KeysValues, mask: Tensor, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
         """The layer's output (B, T, D), and the keys and values of all positions so far.
 
-        memory: what cross-attention makes of the encoder's output. past: of the t positions before y, which then is one position;
-        None: y begins with the first position, and positions look at no later ones.
+        memory: those of the encoder's output. past: those of the t positions before y, which then is a single position.
         """
         keys, values = self.self_attention.keys_values(y)
         if past is not None:
@@ -199,11 +197,8 @@ def average_(mean: nn.Module, model: nn.Module, n: int) -> None:
     torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), 1 / n)
 
 
-# Decoding, Sec. 6.1.
-
-
 def length_penalty(length: Tensor | float, alpha: float = 0.6) -> Tensor | float:
-    """Wu et al. (2016), "Google's Neural Machine Translation System", Eq. (14): what log-probabilities are divided by."""
+    """Sec. 6.1: what log-probabilities are divided by; Wu et al. (2016), "Google's Neural Machine Translation System", Eq. (14)."""
     return ((5 + length) / 6) ** alpha
 
 
@@ -212,18 +207,19 @@ def beam_search(
     model: Transformer, source: Tensor, *, start: int, end: int, K: int = 4, extra: int = 50,
     penalty: Callable[[Tensor | float], Tensor | float] = length_penalty,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The best translations that are found, with their `end`, padded (B, L), and their scores log P / penalty(length) (B,).
+    """Sec. 6.1: the best translations that are found, with their `end`, padded (B, L), and their log P / penalty(length) (B,).
 
     Of all continuations of K beams the 2 K likeliest are looked at: those of the first K that end are finished, and the likeliest K
-    that do not go on. A sentence ends when no beam can get a better score than its K finished ones; K = 1 is greedy and ends at
-    the first `end`. Keys and values of earlier positions are kept.
+    that do not go on. A sentence is done when no beam can get a better score than the best that is finished; K = 1 is greedy, done
+    at the first `end`. Keys and values of earlier positions are kept.
 
     Args:
         start, end: the tokens that a translation begins (not part of the output) and ends with.
         extra: "maximum output length [...] input length + 50"; there a translation is cut.
+        penalty: grows with the length.
     """
     B, pad = len(source), model.pad
-    limit = (source != pad).sum(1, keepdim=True) + extra  # (B, 1)
+    limit = ((source != pad).sum(1, keepdim=True) + extra).clamp(min=1)  # (B, 1)
     memory, mask = model.encode(source)
     mask = mask.repeat_interleave(K, 0)
     memories = [layer.cross_attention.keys_values(memory.repeat_interleave(K, 0)) for layer in model.decoder]
@@ -231,7 +227,7 @@ def beam_search(
     first = torch.arange(B, device=source.device)[:, None] * K  # where a sentence's beams begin among all
     tokens = source.new_full((B, K, 1), start)
     log_p = torch.tensor([[0.0] + [-torch.inf] * (K - 1)], device=source.device).repeat(B, 1)  # (B, K), of each beam
-    best, scores = source.new_full((B, K, 0), pad), torch.full_like(log_p, -torch.inf)  # the finished ones
+    best, scores = source.new_full((B, 0), pad), torch.full_like(log_p[:, 0], -torch.inf)  # of what is finished
     for t in range(1, int(limit.max()) + 1):
         y = model.embed(tokens[:, :, -1].flatten()[:, None], t - 1)  # (B K, 1, D)
         for i, layer in enumerate(model.decoder):
@@ -246,14 +242,18 @@ def beam_search(
 
         ended = token == end
         finished = torch.where(ended, likeliest, -torch.inf)[:, :K] / penalty(t)
-        scores, index = torch.cat([scores, finished], 1).topk(K)
-        best = torch.cat([F.pad(best, (0, 1), value=pad), longer[:, :K, 1:]], 1).take_along_dim(index[:, :, None], 1)
+        score, index = finished.max(1)
+        better = longer[:, :, 1:].take_along_dim(index[:, None, None], 1)[:, 0]  # (B, t)
+        best = torch.where((score > scores)[:, None], better, F.pad(best, (0, 1), value=pad))
+        scores = torch.maximum(score, scores)
 
         log_p, index = likeliest.masked_fill(ended, -torch.inf).topk(K)
         tokens = longer.take_along_dim(index[:, :, None], 1)
         origin = (first + beam.take_along_dim(index, 1)).flatten()  # (B K,)
         past = [(keys[origin], values[origin]) for keys, values in past]
         bound = log_p[:, 0] / penalty(limit[:, 0]) if K > 1 else -torch.inf  # the best that a beam may still get
-        if ((scores[:, -1] >= bound) & (scores[:, -1] > -torch.inf)).all():
+        done = (scores >= bound) & (scores > -torch.inf)
+        if done.all():
             break
-    return best[:, 0], scores[:, 0]
+        log_p = log_p.masked_fill(done[:, None], -torch.inf)
+    return best, scores

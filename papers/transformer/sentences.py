@@ -7,7 +7,6 @@ restart read them.
 import hashlib
 import io
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,9 +96,8 @@ def prepare(run: Run, path: Path, vocabulary: Path) -> None:
         splits[0], long = short_enough(splits[0], config.max_length)
         left_out = {"empty": texts[0].empty, "long": long}
         if any(left_out.values()):
-            run.say(
-                f"left out of training: {texts[0].empty:,} pairs with an empty side, {long:,} of over {config.max_length} tokens"
-            )
+            limit = f"{long:,} with more than {config.max_length} tokens"
+            run.say(f"left out of training: {texts[0].empty:,} pairs with an empty side, {limit}")
         about = {"name": f"{config.data} {config.source}-{config.target}", "sha256": texts[0].sha256, "left_out": left_out}
         about |= {"val_sha256": texts[1].sha256, "test_sha256": texts[2].sha256}
     if config.learned_positions:
@@ -116,9 +114,11 @@ def read(run: Run) -> list[Parallel]:
     config = run.config
     if config.data == "made-up":
         return [made_up(300, 0), made_up(20, 1), made_up(20, 2)]
-    if config.data == "multi30k":
-        parallel.fetch_multi30k(run.data_dir, config.source, config.target)
-    get: Callable[..., Parallel] = {"wmt14": parallel.wmt14, "multi30k": parallel.multi30k}[config.data]
+    fetch, get = {
+        "wmt14": (parallel.fetch_wmt14, parallel.wmt14),
+        "multi30k": (parallel.fetch_multi30k, parallel.multi30k),
+    }[config.data]
+    fetch(run.data_dir, config.source, config.target)
     return [get(run.data_dir, config.source, config.target, split) for split in SPLITS[config.data]]
 
 
@@ -151,9 +151,8 @@ def refuse_long(splits: list[Pairs], config: Any) -> None:
 
 def copies(n: int, seed: Any) -> Pairs:
     """Sequences of ten symbols, which are their own translations."""
-    symbols = torch.randint(
-        len(SPECIAL), len(SPECIAL) + SYMBOLS, (n, LENGTH), generator=torch.Generator().manual_seed(mix("copy", seed))
-    )
+    generator = torch.Generator().manual_seed(mix("copy", seed))
+    symbols = torch.randint(len(SPECIAL), len(SPECIAL) + SYMBOLS, (n, LENGTH), generator=generator)
     sequences = ragged(torch.cat([symbols, torch.full((n, 1), END)], 1).numpy())
     return Pairs(sequences, sequences, [], [])
 

@@ -7,8 +7,8 @@
     make reproduce-transformer EXPERIMENT=table3-c-n2                  # a row of Table 3
     torchrun --nproc-per-node=8 -m papers.transformer.train wmt14-en-de-big --data-dir /data     # without make
 
-WMT14 is looked for in --data-dir, as plain parallel files or as the parquet shards of Hugging Face's wmt/wmt14; Multi30k is
-downloaded. At the end a run prints, for each claim, the paper's value, ours and the verdict, writes the translations of the test
+WMT14 is looked for in --data-dir, as plain parallel files or as the parquet shards of Hugging Face's wmt/wmt14, which are downloaded
+where neither is there; so is Multi30k. At the end a run prints, for each claim, the paper's value, ours and the verdict, writes the translations of the test
 set, and draws what the decoder attends to and BLEU by sentence length.
 """
 
