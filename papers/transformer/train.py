@@ -3,13 +3,13 @@
     make reproduce-transformer                                         # WMT14 En-De, base, on all GPUs of this machine
     make reproduce-transformer GPUS=8 NODES=2 NODE_RANK=0 MASTER=host  # the first of two machines; NODE_RANK=1 on the second
     make reproduce-transformer EXPERIMENT=copy                         # generated data; a minute on a CPU
-    make reproduce-transformer EXPERIMENT=multi30k-de-en               # half an hour on two CPU cores
+    make reproduce-transformer EXPERIMENT=multi30k-de-en               # an hour on one CPU core
     make reproduce-transformer EXPERIMENT=table3-c-n2                  # a row of Table 3
     torchrun --nproc-per-node=8 -m papers.transformer.train wmt14-en-de-big --data-dir /data     # without make
 
-WMT14 is looked for in --data-dir, as plain parallel files or as the parquet shards of Hugging Face's wmt/wmt14, which are downloaded
-where neither is there; so is Multi30k. At the end a run prints, for each claim, the paper's value, ours and the verdict, writes the translations of the test
-set, and draws what the decoder attends to and BLEU by sentence length.
+WMT14 is looked for in --data-dir, as plain parallel files or as the parquet shards of Hugging Face's wmt/wmt14, which are
+downloaded where neither is there; so is Multi30k. At the end a run prints, for each claim, the paper's value, ours and the verdict,
+writes the translations of the test set, and draws what the decoder attends to and BLEU by sentence length.
 """
 
 import contextlib
@@ -165,7 +165,7 @@ def multi30k(source: str, target: str, metric: str, score: float, reference: str
             data="multi30k", source=source, target=target, vocabulary=8000, N=3, d_model=256, d_ff=512, dropout=0.2,
             batch_size=2048, steps=5000, warmup=2000, average_every=240, evaluate_every=240,
         ),
-        kind="scaled", source="Sec. 3 to 6.1", cap="5,000 updates (21 epochs)", cost="35 min on one CPU core",
+        kind="scaled", source="Sec. 3 to 6.1", cap="5,000 updates (21 epochs)", cost="an hour on one CPU core",
         note="29,000 image captions instead of WMT14, 8,000 pieces, N = 3, d_model = 256, d_ff = 512, dropout 0.2, 2,048 tokens, "
         "5,000 updates, 2,000 of them warm-up, checkpoints an epoch apart",
         claims=[Claim(metric, score, "BLEU", reference, False, 0, why)], log_every=40, **RUN,
