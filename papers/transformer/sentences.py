@@ -79,7 +79,7 @@ def prepare(run: Run, path: Path, vocabulary: Path) -> None:
     """Write the tokens, and the vocabulary that they are of, whole or not at all."""
     config = run.config
     if config.data == "copy":
-        splits = [copies(config.steps * config.batch_size // (LENGTH + 1), run.seed), copies(1000, "val"), copies(1000, "test")]
+        splits = [copies(config.steps * config.batch_size // (LENGTH + 1), run.seed), copies(1000, "val"), copies(1000, "held out")]
         about, digest = {"name": "copies of random symbols", "generator": "papers/transformer/sentences.py", "seed": run.seed}, ""
     else:
         texts = read(run)
