@@ -719,8 +719,9 @@ class Run(Generic[C]):
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the record."""
         missing = [claim.metric for claim in self.experiment.claims if claim.at is None and claim.metric not in metrics]
-        if missing or not self.data:
+        if not self.data or (missing and self.config == self.experiment.config):
             raise ValueError(f"train() has to call run.describe_data, and to return every claim's metric (missing: {missing})")
+        metrics = dict.fromkeys(missing, math.nan) | metrics  # a changed recipe may measure something else, by another name
         curves = self.curves(*names) if (names := self.experiment.curves) else {}
         metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         if self.device.type == "cuda":

@@ -92,7 +92,7 @@ def test_without_a_compiler_compile_falls_back_with_one_line(missing, tmp_path, 
 
 def test_checkpoints_hold_the_uncompiled_module(tmp_path, monkeypatch):
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module: real(module, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda module, **_: real(module, backend="eager"))
     assert here(TOY, "smoke", "--out", tmp_path, "--compile", "--steps", 5)[0] == 0
     assert "embedding.weight" in newest(tmp_path / "toy/smoke/seed0")["objects"]["model"]
     compiled = real(torch.nn.Linear(2, 2), backend="eager")

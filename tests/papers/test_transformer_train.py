@@ -78,6 +78,7 @@ def test_training_is_the_recipe(trained, double):
                 p -= lr * (m / (1 - 0.9**step)) / ((v / (1 - 0.98**step)).sqrt() + 1e-9)
         if step in (30, 40):
             kept.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    assert newest(trained)["samples"] == sum(len(buckets.batch(step)) for step in range(40))
     objects = newest(trained)["objects"]
     for name, p in model.named_parameters():
         torch.testing.assert_close(objects["model"][name], p.detach(), rtol=1e-6, atol=1e-9, msg=name)
@@ -320,6 +321,50 @@ def test_too_many_processes_for_a_batch_are_refused(tmp_path):
     started = processes(3, tmp_path / "log", SCRIPT, "smoke", "--batch-size", 40, "--out", tmp_path)
     assert [each.wait() for each in started] == [2, 2, 2]
     assert "a batch of 2 cannot be split among 3 processes" in started[0].output()
+
+
+@pytest.mark.parametrize("name", ["wmt14-en-de-base", "wmt14-en-fr-big", "table3-e-learned"])
+def test_wmt14_experiments_run_on_plain_files(name, tmp_path):
+    """At a size for tests. A recipe with other beams or averages measures by other names, and the claims stay open."""
+    (tmp_path / "wmt14").mkdir()
+    for split, texts in (
+        ("train", sentences.made_up(60, 0)),
+        ("newstest2013", sentences.made_up(7, 1)),
+        ("newstest2014", sentences.made_up(7, 2)),
+    ):
+        for language in ("en", "de", "fr"):
+            lines = texts.source if language == "en" else texts.target
+            (tmp_path / "wmt14" / f"{split}.{language}").write_text("".join(f"{line}\n" for line in lines))
+    small = [
+        "--N",
+        1,
+        "--d-model",
+        16,
+        "--h",
+        2,
+        "--d-ff",
+        16,
+        "--steps",
+        4,
+        "--average-every",
+        1,
+        "--vocabulary",
+        40,
+        "--extra",
+        2,
+    ]
+    flags = [*small, "--average", 2, "--beam", 3, "--data-dir", tmp_path, "--out", tmp_path]
+    code, output = here(SCRIPT, name, *flags)
+    assert code == 0, output
+    metrics = record(tmp_path / f"transformer/{name}/seed0")["metrics"]
+    convention = "tokenised" if "fr" in name else "compound"
+    assert {
+        f"newstest2014_{convention}_bleu_avg2_beam3",
+        "newstest2014_sacrebleu_last_greedy",
+        "newstest2013_ppl_last",
+    } <= metrics.keys()
+    claimed = [claim.metric for claim in train.EXPERIMENTS[name].claims]
+    assert [metrics[each] is None for each in claimed] == ["beam4" in each for each in claimed]
 
 
 @pytest.mark.skipif(not (ROOT / "data/multi30k").exists(), reason="no Multi30k here")
