@@ -28,6 +28,7 @@ SPLITS = {  # data -> its training, validation and test sets, by the names of pa
     "wmt14": ("train", "newstest2013", "newstest2014"),
     "multi30k": ("train", "val", "test_2016_flickr"),
 }
+SETTINGS = ("data", "source", "target", "vocabulary", "bpe", "max_length", "learned_positions", "steps", "batch_size")  # of tokens
 SYMBOLS, LENGTH = 10, 10  # of the copy task
 
 
@@ -58,24 +59,30 @@ def load(run: Run) -> tuple[list[Pairs], "Tokenizer | None", int]:
         BadInput: the data or the vocabulary cannot be used; says which, where, and what to do.
     """
     path, vocabulary = run.dir / "tokens.pt", run.dir / "vocabulary.json"
-    run.on_main(lambda: path.exists() or prepare(run, path, vocabulary))
-    try:
-        kept = torch.load(path, weights_only=True, mmap=True)
-    except Exception as error:  # torch raises half a dozen types for damaged files
-        raise BadInput(f"{path} is damaged ({type(error).__name__}): delete it and run the same command again") from error
+    settings = {name: getattr(run.config, name) for name in SETTINGS}
+    run.on_main(lambda: (path.exists() and kept(path)["settings"] == settings) or prepare(run, path, vocabulary, settings))
+    tokens = kept(path)
     digest = hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.exists() else ""
-    if digest != kept["vocabulary"]:
+    if digest != tokens["vocabulary"]:
         raise BadInput(
             f"{vocabulary} is missing or not the one that this run began with: put it back, or start over with --restart"
         )
     tokenizer = load_bpe(vocabulary) if digest else None
     V = tokenizer.get_vocab_size() if tokenizer else len(SPECIAL) + SYMBOLS
-    run.describe_data(**kept["about"], vocabulary=V, **({"bleu": bleu.signature()} if tokenizer else {}))
-    splits = [Pairs(Ragged(*s["source"]), Ragged(*s["target"]), s["sources"], s["references"]) for s in kept["splits"]]
+    run.describe_data(**tokens["about"], vocabulary=V, **({"bleu": bleu.signature()} if tokenizer else {}))
+    splits = [Pairs(Ragged(*s["source"]), Ragged(*s["target"]), s["sources"], s["references"]) for s in tokens["splits"]]
     return [split.to(run.device) for split in splits], tokenizer, V
 
 
-def prepare(run: Run, path: Path, vocabulary: Path) -> None:
+def kept(path: Path) -> dict[str, Any]:
+    """What `prepare` wrote. Raises BadInput: it is damaged."""
+    try:
+        return torch.load(path, weights_only=True, mmap=True)
+    except Exception as error:  # torch raises half a dozen types for damaged files
+        raise BadInput(f"{path} is damaged ({type(error).__name__}): delete it and run the same command again") from error
+
+
+def prepare(run: Run, path: Path, vocabulary: Path, settings: dict[str, Any]) -> None:
     """Write the tokens, and the vocabulary that they are of, whole or not at all."""
     config = run.config
     if config.data == "copy":
@@ -103,9 +110,9 @@ def prepare(run: Run, path: Path, vocabulary: Path) -> None:
     if config.learned_positions:
         refuse_long(splits, config)
     about |= {"train": len(splits[0]), "test": len(splits[2]), "stand_in": config.data == "made-up"}
-    kept = [{k: tensors(v) if isinstance(v, Ragged) else v for k, v in vars(split).items()} for split in splits]
+    plain = [{k: tensors(v) if isinstance(v, Ragged) else v for k, v in vars(split).items()} for split in splits]
     buffer = io.BytesIO()
-    torch.save({"about": about, "vocabulary": digest, "splits": kept}, buffer)
+    torch.save({"settings": settings, "about": about, "vocabulary": digest, "splits": plain}, buffer)
     checkpoint.write_atomic(path, buffer.getbuffer())
 
 
@@ -127,8 +134,8 @@ def tensors(sequences: Ragged) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def encoded(tokenizer: "Tokenizer", pairs: Parallel, texts: bool) -> Pairs:
-    kept = (pairs.source, pairs.target) if texts else ([], [])
-    return Pairs(encode(tokenizer, pairs.source), encode(tokenizer, pairs.target), *kept)
+    plain = (pairs.source, pairs.target) if texts else ([], [])
+    return Pairs(encode(tokenizer, pairs.source), encode(tokenizer, pairs.target), *plain)
 
 
 def short_enough(pairs: Pairs, limit: int) -> tuple[Pairs, int]:

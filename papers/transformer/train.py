@@ -315,7 +315,9 @@ def measure(
         metrics |= run.on_main(lambda: scores(run, name, how, texts, pairs.references))  # noqa: B023, called at once
     for source, ours, reference in zip(test.sources[:3], texts, test.references, strict=False):
         run.say(f"source     {source}\nours       {ours}\nreference  {reference}\n")
-    draw_attention(run, averaged, test.source, found, lambda token: tokenizer.id_to_token(token).replace("▁", " "))
+    draw_attention(
+        run, averaged, test.source, found, lambda token: tokenizer.id_to_token(token).replace("▁", " ").replace("$", r"\$")
+    )
     run.on_main(lambda: draw_by_length(run, test, texts))
     return metrics
 
@@ -391,8 +393,9 @@ def draw_attention(run: Run[Config], model: nn.Module, source: Ragged, found: Te
     """What the last decoder layer looks at in three sentences, mean over its heads; brighter is more."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 5))
-    for axes, row in zip(figure.subplots(1, 3), torch.arange(3), strict=True):
+    rows = torch.arange(min(3, len(source)))
+    figure = Figure(figsize=(5 * len(rows), 5))
+    for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
         sentence, labels = source.padded(row[None]), found[row][found[row] != PAD][None].to(run.device)
         seen = []
         with run.evaluating(model) as net:

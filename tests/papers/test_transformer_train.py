@@ -281,7 +281,7 @@ def test_a_run_goes_on_with_the_vocabulary_that_it_began_with(tmp_path, trained)
     (tmp_path / OUT / "tokens.pt").write_bytes((tmp_path / OUT / "tokens.pt").read_bytes()[:1000])
     code, output = again()
     assert code == 2 and "tokens.pt is damaged" in output, output
-    (tmp_path / OUT / "tokens.pt").unlink()
+    shutil.copy(trained / "tokens.pt", tmp_path / OUT)
     train_bpe(["other texts, other pieces"] * 9, 50).save(str(tmp_path / "other.json"))
     code, output = again("--bpe", tmp_path / "other.json")
     assert code == 2 and "does not fit this model" in output and "embedding.weight" in output, output
@@ -330,7 +330,7 @@ def test_wmt14_experiments_run_on_plain_files(name, tmp_path):
     for split, texts in (
         ("train", sentences.made_up(60, 0)),
         ("newstest2013", sentences.made_up(7, 1)),
-        ("newstest2014", sentences.made_up(7, 2)),
+        ("newstest2014", sentences.made_up(2, 2)),
     ):
         for language in ("en", "de", "fr"):
             lines = texts.source if language == "en" else texts.target
