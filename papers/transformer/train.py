@@ -289,7 +289,7 @@ def tokens(source: Tensor, labels: Tensor) -> Tensor:
 
 
 def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:
-    """On a CPU fused attention takes ten times as long as the written-out one for sentences of twenty tokens."""
+    """On a CPU fused attention takes several times as long as the written-out one for sentences of twenty tokens."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 
 
