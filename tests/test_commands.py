@@ -333,7 +333,7 @@ def test_setup_without_a_python_that_will_do(script, reason, fresh, tmp_path):
 def test_setup_is_done_when_needed_and_only_then(fresh, tmp_path):
     """The interpreter of the new .venv is a script that notes each installation, and takes its time for the first."""
     note = tmp_path / "note"
-    pip = f"echo install >> {note}; if [ $(wc -l < {note}) = 1 ]; then sleep 60; fi"
+    pip = f"[ -e {note} ] || {{ echo install >> {note}; exec sleep 60; }}; echo install >> {note}"
     venv = f"mkdir -p .venv/bin; printf '#!/bin/sh\\n%s\\n' '{pip}' > .venv/bin/python; chmod +x .venv/bin/python"
     base = fake(tmp_path / "bin/python", f'case "$*" in *"-m venv"*) rm -rf .venv; {venv};; esac')
     command, stamp = [MAKE, "setup", f"BASE_PYTHON={base}"], fresh / ".venv/stamp"
