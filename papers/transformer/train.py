@@ -131,8 +131,8 @@ class Config:
 
 
 RUN = {"precision": {"cpu": "bf16", "cuda": "bf16"}, "figures": ("attention", "bleu-by-length"), "checkpoint_every": 300}
-BLEU_WHY = "a choice, the paper gives no spread: what Table 3 itself treats as noise (rows A, d_k = 32, and base)"
-PPL_WHY = "a choice, the paper gives no spread: two per cent; vocabularies differ, and the value is by piece of the vocabulary"
+BLEU_WHY = "a choice, the paper gives no spread: neighbouring rows of Table 3 differ by as much"
+PPL_WHY = "a choice, the paper gives no spread: two per cent; it depends on the vocabulary, whose pieces it is counted by"
 
 
 def row(source: str, ppl: float, score: float, **changes: Any) -> Experiment[Config]:
