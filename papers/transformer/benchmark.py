@@ -137,7 +137,7 @@ def decoding(B: int, length: int = 50, K: int = 4) -> None:
 
 def main() -> None:
     training(Path(sys.argv[1] if len(sys.argv) > 1 else "data"), 29_000 if DEVICE.type == "cuda" else 2048)
-    decoding(256 if DEVICE.type == "cuda" else 16)
+    decoding(256 if DEVICE.type == "cuda" else 64)
 
 
 if __name__ == "__main__":
