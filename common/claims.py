@@ -128,6 +128,13 @@ def at_least_one(config: Any, *names: str) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
 
 
+def fraction(config: Any, *names: str) -> None:
+    """For the __post_init__ of a config. Raises ValueError: one of these shares is negative, or not below 1."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(config, name)}")
+
+
 def config_dict(config: Any) -> dict[str, Any]:
     """A config as JSON gives it back (tuples become lists), for comparison with a record."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))

@@ -22,7 +22,7 @@ from torchvision.datasets import CIFAR10
 from common.claims import ROOT
 from common.data import cifar, files
 from tests.start import until
-from tests.test_mnist import Handler, refused, serving
+from tests.test_mnist import FAILURES, Handler, refused, serving
 
 NAMES = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
 FIRST, PACKED = NAMES[0], "cifar-10-python.tar.gz"
@@ -144,19 +144,7 @@ def test_order_of_pixels_and_images(folder, tmp_path, monkeypatch):
     assert data.train_labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5] and data.test_labels.tolist() == [5, 4]
 
 
-FAILURES = {
-    "missing": "HTTP Error 404",
-    "wrong": "wrong checksum of",
-    "cut": "wrong checksum of",
-    "cut-off": "Connection reset",
-    "chunks": "IncompleteRead",
-    "hangs-up": "closed connection",
-    "silent": "timed out",
-    "stalls": "timed out",
-}
-
-
-@pytest.mark.parametrize(("how", "reason"), FAILURES.items())
+@pytest.mark.parametrize(("how", "reason"), [*FAILURES.items(), ("cut-off", "Connection reset")])
 def test_bad_server(how, reason, server, batches, tmp_path, monkeypatch):
     """It is an error that leaves nothing behind."""
     monkeypatch.setattr(files, "TIMEOUT", 0.3)

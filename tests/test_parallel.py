@@ -20,7 +20,7 @@ from common.claims import ROOT
 from common.data import files, parallel
 from common.data.parallel import WMT14, WMT14_REVISION, fetch_multi30k, fetch_wmt14, multi30k, read_pair, wmt14
 from common.errors import BadInput
-from tests.test_mnist import Handler, refused, serving
+from tests.test_mnist import FAILURES, Handler, refused, serving
 
 SPLITS = ["train", "val", "test_2016_flickr", "test_2017_flickr", "test_2017_mscoco"]
 NAMES = [f"{split}.{language}.gz" for split in SPLITS[:3] for language in ("de", "en")]  # what fetch fetches
@@ -102,16 +102,6 @@ def test_download(server, tmp_path):
     fetch_multi30k(data_dir, "de", "fr")
     assert [name for how, name in server.asked if how == "good"] == [f"{split}.fr.gz" for split in SPLITS[:3]]
     assert socket.getdefaulttimeout() is None
-
-
-FAILURES = {
-    "missing": "HTTP Error 404",
-    "wrong": "wrong checksum",
-    "cut": "wrong checksum",
-    "hangs-up": "closed connection",
-    "silent": "timed out",
-    "stalls": "timed out",
-}
 
 
 @pytest.mark.parametrize(("how", "reason"), FAILURES.items())

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.files import fetching, obtain, require
+from common.data.files import content, fetching, obtain, require
 from common.errors import BadInput
 
 FOLDER = "cifar-10-batches-py"
@@ -53,9 +53,9 @@ def load(data_dir: Path) -> CIFAR10:
     paths = require(data_dir, "CIFAR-10", files, source=f"the archive {source.url}", without=WITHOUT)
     whole, images, labels = hashlib.sha256(), [], []
     for path in paths:
-        content = read(path)
-        whole.update(content)
-        batch = pickle.loads(content, encoding="latin1")  # the checksum says whose pickle it is
+        packed = read(path)
+        whole.update(packed)
+        batch = pickle.loads(packed, encoding="latin1")  # the checksum says whose pickle it is
         images.append(torch.from_numpy(np.ascontiguousarray(batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))))
         labels.append(torch.tensor(batch["labels"]))
     return CIFAR10(torch.cat(images[:5]), torch.cat(labels[:5]), images[5], labels[5], sha256=whole.hexdigest())
@@ -68,23 +68,20 @@ def read(path: Path) -> bytes | None:
         BadInput: it is not the official one.
     """
     size, digest = FILES[path.name]
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BadInput(f"CIFAR-10: cannot read {path.absolute()}: {error.strerror}") from error
+    batch = content(path, "CIFAR-10")
     magic = b"\x80\x02}q"  # of Python 2, protocol 2, a dict
-    if not content:
+    if batch is None:
+        return None
+    if not batch:
         wrong = "is empty"
-    elif content[:4] != magic:
-        wrong = f"is not a batch of the Python version: it begins with {content[:4]}, not with {magic} (a web page? still packed?)"
-    elif len(content) != size:
-        wrong = f"is {'truncated' if len(content) < size else 'too long'}: it has {len(content):,} bytes, the official one {size:,}"
-    elif (found := hashlib.sha256(content).hexdigest()) != digest:
+    elif batch[:4] != magic:
+        wrong = f"is not a batch of the Python version: it begins with {batch[:4]}, not with {magic} (a web page? still packed?)"
+    elif len(batch) != size:
+        wrong = f"is {'truncated' if len(batch) < size else 'too long'}: it has {len(batch):,} bytes, the official one {size:,}"
+    elif (found := hashlib.sha256(batch).hexdigest()) != digest:
         wrong = f"is not the official file: its sha256 is {found[:12]}..., not {digest[:12]}..."
     else:
-        return content
+        return batch
     raise BadInput(f"CIFAR-10: {path.absolute()} {wrong}: put the official one there, or delete it and run again to download it")
 
 

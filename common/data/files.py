@@ -22,6 +22,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content(path: Path, name: str) -> bytes | None:
+    """What a file of the data set `name` holds, or None where it is missing. Raises BadInput: it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"{name}: cannot read {path.absolute()}: {error.strerror}") from error
+
+
 def require(data_dir: Path, name: str, files: Mapping[str, str | None], *, source: str, without: str) -> list[Path]:
     """The paths of a data set's files below `data_dir`, each verified.
 

@@ -14,7 +14,7 @@ from io import BufferedReader
 from itertools import zip_longest
 from pathlib import Path
 
-from common.data.files import TIMEOUT, fetching, obtain, require
+from common.data.files import TIMEOUT, content, fetching, obtain, require
 from common.errors import BadInput
 
 MULTI30K = {  # name without .gz -> md5, sha256
@@ -107,25 +107,22 @@ def multi30k_names(source: str, target: str, splits: Sequence[str]) -> list[str]
 
 def official(path: Path) -> bool:
     """Whether a file of Multi30k is there. Raises BadInput: it is, and is not the official one."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    packed = content(path, "Multi30k")
+    if packed is None:
         return False
-    except OSError as error:
-        raise BadInput(f"Multi30k: cannot read {path.absolute()}: {error.strerror}") from error
-    found, digest = hashlib.sha256(content).hexdigest(), MULTI30K[path.stem][1]
+    found, digest = hashlib.sha256(packed).hexdigest(), MULTI30K[path.stem][1]
     if found == digest:
         return True
-    if not content:
+    if not packed:
         wrong = "is empty"
-    elif content[:2] != GZIP:
-        wrong = f"is not a gz file: it begins with {content[:4]}, not with {GZIP} (a web page? already unpacked?)"
+    elif packed[:2] != GZIP:
+        wrong = f"is not a gz file: it begins with {packed[:4]}, not with {GZIP} (a web page? already unpacked?)"
     else:
         try:
-            gzip.decompress(content)
+            gzip.decompress(packed)
             wrong = f"is another version: a whole gz file, but its sha256 is {found[:12]}..., not {digest[:12]}..."
         except EOFError:
-            wrong = f"is truncated: its {len(content):,} bytes end before the gz data does"
+            wrong = f"is truncated: its {len(packed):,} bytes end before the gz data does"
         except (OSError, zlib.error) as error:
             wrong = f"is damaged ({error})"
     raise BadInput(f"Multi30k: {path.absolute()} {wrong}: put the official one there, or delete it and run again to download it")

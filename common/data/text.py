@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,27 +63,30 @@ class Ragged:
     """Sequences of different lengths, one after the other."""
 
     tokens: Tensor  # (all of them,), int32
-    starts: Tensor  # (n,), int64, where each begins
     lengths: Tensor  # (n,), int64, on the CPU, so that a batch's shape needs no synchronisation
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @cached_property
+    def starts(self) -> Tensor:
+        """Where each begins, on the device of the tokens: (n,), int64."""
+        return (self.lengths.cumsum(0) - self.lengths).to(self.tokens.device)
+
     def to(self, device: torch.device) -> "Ragged":
-        return Ragged(self.tokens.to(device), self.starts.to(device), self.lengths)
+        return Ragged(self.tokens.to(device), self.lengths)
 
     def subset(self, keep: Tensor) -> "Ragged":
         """The sequences where keep (n,), bool, is True."""
-        lengths = self.lengths[keep]
-        return Ragged(self.tokens[keep.repeat_interleave(self.lengths)], lengths.cumsum(0) - lengths, lengths)
+        return Ragged(self.tokens[keep.repeat_interleave(self.lengths)], self.lengths[keep])
 
-    def padded(self, rows: Tensor) -> Tensor:
+    def padded(self, rows: Tensor, pad: int = PAD) -> Tensor:
         """The sequences of these numbers (B,), which are on the CPU, padded to the longest: (B, T), int64, where the tokens are."""
         lengths, device = self.lengths[rows], self.tokens.device
         places = torch.arange(int(lengths.max()), device=device)
         index = self.starts[rows.to(device, non_blocking=True)][:, None] + places
         inside = places < lengths.to(device, non_blocking=True)[:, None]
-        return self.tokens[index.clamp_(max=len(self.tokens) - 1)].long().where(inside, PAD)
+        return self.tokens[index.clamp_(max=len(self.tokens) - 1)].long().where(inside, pad)
 
 
 def ragged(sequences: Iterable[Sequence[int]]) -> Ragged:
@@ -90,8 +94,7 @@ def ragged(sequences: Iterable[Sequence[int]]) -> Ragged:
     import numpy as np
 
     arrays = [np.asarray(sequence, np.int32) for sequence in sequences]
-    lengths = torch.tensor([len(array) for array in arrays])
-    return Ragged(torch.from_numpy(np.concatenate(arrays)), lengths.cumsum(0) - lengths, lengths)
+    return Ragged(torch.from_numpy(np.concatenate(arrays)), torch.tensor([len(array) for array in arrays]))
 
 
 def encode(tokenizer: "Tokenizer", texts: Sequence[str], chunk: int = 100_000) -> Ragged:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common import track
-from common.claims import Claim, Experiment, at_least_one, positive
+from common.claims import Claim, Experiment, at_least_one, fraction, positive
 from common.data import cifar, imagenet
 from common.errors import BadInput
 from common.run import Run, reproduce
@@ -51,8 +51,7 @@ class Config:
     def __post_init__(self) -> None:
         positive(self, "lr")
         at_least_one(self, "batch_size", "steps", "evaluate_every")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"--momentum must be in [0, 1), got {self.momentum}")
+        fraction(self, "momentum")
         if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(f"--weight-decay must not be negative, got {self.weight_decay}")
 

@@ -8,6 +8,7 @@ pass over all tokens so far for each new one, against `beam_search`, which keeps
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def training(data_dir: Path, n: int) -> None:
         def updates() -> None:
             for rows in batches:
                 labels = target.padded(rows)
-                with torch.autocast(DEVICE.type, torch.bfloat16), attention_kernel(DEVICE if ours else torch.device("cuda")):
+                with torch.autocast(DEVICE.type, torch.bfloat16), attention_kernel(DEVICE) if ours else nullcontext():
                     logits = model(source.padded(rows), shifted_right(labels))
                 loss_of(logits, labels, CONFIG.label_smoothing).backward()
                 optimizer.step()

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from common.bleu import sacrebleu, signature
 from common.checkpoint import write_atomic
 from common.claims import Claim, Experiment, at_least_one
 from common.data.parallel import Parallel, read_pair
+from common.data.text import ragged
 from common.errors import BadInput
 from common.run import Run, evaluate_weights
-from papers.transformer.model import Transformer, beam_search, positional_encoding
+from papers.transformer.model import Transformer, positional_encoding
+from papers.transformer.train import translate
 
 if TYPE_CHECKING:
     from transformers import MarianTokenizer
@@ -311,26 +312,6 @@ def find(config: Weights, data_dir: Path) -> dict[str, Parallel]:
     return there
 
 
-def translate(run: Run[Weights], model: Marian, sources: list[list[int]], end: int) -> Tensor:
-    """The best translation of each sentence, token numbers with their end, from all processes: (n, L)."""
-    n, mine = len(sources), sources[run.share(len(sources))]
-    by_length = sorted(range(len(mine)), key=lambda i: -len(mine[i]))
-    rows: dict[int, Tensor] = {}
-    at_once = run.options.micro_batch or 64
-    for at in range(0, len(mine), at_once):
-        some = by_length[at : at + at_once]
-        source = pad_sequence([torch.tensor(mine[i]) for i in some], batch_first=True, padding_value=model.pad)
-        best, _ = beam_search(
-            model, source.to(run.device), start=model.pad, end=end, K=run.config.beam, penalty=lambda length: length
-        )  # fmt: skip
-        rows |= dict(zip(some, best, strict=True))
-    widths = torch.tensor([len(rows[i]) for i in range(len(mine))], dtype=torch.long, device=run.device)
-    padded = torch.full((len(mine), int(run.gather(widths, n).max())), model.pad, device=run.device)
-    for i, row in rows.items():
-        padded[i, : len(row)] = row
-    return run.gather(padded, n)
-
-
 def main(run: Run[Weights]) -> dict[str, float]:
     config = run.config
     sets = find(config, run.data_dir)
@@ -340,27 +321,29 @@ def main(run: Run[Weights]) -> dict[str, float]:
         raise BadInput(
             f"{config.weights} translates {config.target} to {config.source}: add --source {config.target} --target {config.source}"
         )
-    clean, metrics = cleaner(), {claim.metric: math.nan for claim in run.experiment.claims}
+    clean, metrics = cleaner(), {}
     sha256, n = {name: pairs.sha256 for name, pairs in sets.items()}, {name: len(pairs) for name, pairs in sets.items()}
     run.describe_data(
         name="newstest", train=0, test=sum(n.values()), sets=n, sha256=sha256, bleu=signature(), stand_in=False
     )  # fmt: skip
-    with run.evaluating(model.to(run.device)) as net:
-        for name in (Path(each).name for each in config.sets):
-            metric = f"{name}_sacrebleu_beam{config.beam}"
-            if name not in sets:
-                run.say(f"{metric}: no {name}.{config.source} and {name}.{config.target} there, not measured")
-                metrics[metric] = math.nan
-                continue
-            sources = tokenizer([clean(text) for text in sets[name].source]).input_ids  # each with its end
-            rows = translate(run, net, sources, tokenizer.eos_token_id)
-            texts = tokenizer.batch_decode(
-                rows.tolist(), skip_special_tokens=True, use_source_tokenizer=False, clean_up_tokenization_spaces=False
-            )  # fmt: skip
-            metrics[metric] = sacrebleu(texts, sets[name].target)
-            run.say(f"{metric} {metrics[metric]:.2f}, of {len(texts):,} sentences, {signature()}")
-            if run.main:
-                write_atomic(run.dir / f"{name}.txt", "".join(f"{text}\n" for text in texts).encode())
+    model = model.to(run.device)
+    for name in (Path(each).name for each in config.sets):
+        metric = f"{name}_sacrebleu_beam{config.beam}"
+        if name not in sets:
+            run.say(f"{metric}: no {name}.{config.source} and {name}.{config.target} there, not measured")
+            metrics[metric] = math.nan
+            continue
+        sources = ragged(tokenizer([clean(text) for text in sets[name].source]).input_ids).to(run.device)  # each with its end
+        rows = translate(
+            run, model, sources, K=config.beam, start=model.pad, end=tokenizer.eos_token_id, extra=50, penalty=lambda length: length
+        )
+        texts = tokenizer.batch_decode(
+            rows.tolist(), skip_special_tokens=True, use_source_tokenizer=False, clean_up_tokenization_spaces=False
+        )  # fmt: skip
+        metrics[metric] = sacrebleu(texts, sets[name].target)
+        run.say(f"{metric} {metrics[metric]:.2f}, of {len(texts):,} sentences, {signature()}")
+        if run.main:
+            write_atomic(run.dir / f"{name}.txt", "".join(f"{text}\n" for text in texts).encode())
     return metrics
 
 

@@ -110,7 +110,7 @@ def prepare(run: Run, path: Path, vocabulary: Path, settings: dict[str, Any]) ->
     if config.learned_positions:
         refuse_long(splits, config)
     about |= {"train": len(splits[0]), "test": len(splits[2]), "stand_in": config.data == "made-up"}
-    plain = [{k: tensors(v) if isinstance(v, Ragged) else v for k, v in vars(split).items()} for split in splits]
+    plain = [{k: (v.tokens, v.lengths) if isinstance(v, Ragged) else v for k, v in vars(split).items()} for split in splits]
     buffer = io.BytesIO()
     torch.save({"settings": settings, "about": about, "vocabulary": digest, "splits": plain}, buffer)
     checkpoint.write_atomic(path, buffer.getbuffer())
@@ -127,10 +127,6 @@ def read(run: Run) -> list[Parallel]:
     }[config.data]
     fetch(run.data_dir, config.source, config.target)
     return [get(run.data_dir, config.source, config.target, split) for split in SPLITS[config.data]]
-
-
-def tensors(sequences: Ragged) -> tuple[Tensor, Tensor, Tensor]:
-    return sequences.tokens, sequences.starts, sequences.lengths
 
 
 def encoded(tokenizer: "Tokenizer", pairs: Parallel, texts: bool) -> Pairs:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common import bleu
-from common.claims import Claim, Experiment, at_least_one, positive
+from common.claims import Claim, Experiment, at_least_one, fraction, positive
 from common.data.text import END, PAD, START, Bucketed, Ragged, decode
 from common.run import Run, bare, reproduce
 from papers.transformer import sentences
@@ -100,9 +100,7 @@ class Config:
             raise ValueError(f"--d-model {self.d_model} cannot be divided among --h {self.h} heads: name --d-k and --d-v")
         if not (self.d_k is None or self.d_k >= 1) or not (self.d_v is None or self.d_v >= 1):
             raise ValueError(f"--d-k and --d-v must be at least 1, got {self.d_k} and {self.d_v}")
-        for name in ("dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(self, name)}")
+        fraction(self, "dropout", "label_smoothing")
         if not 0 <= self.alpha < math.inf or self.extra < 0:
             raise ValueError(f"--alpha and --extra must not be negative, got {self.alpha} and {self.extra}")
         if self.max_length > self.batch_size:
@@ -310,7 +308,7 @@ def measure(
         (test_name, test, model, "last", config.beam),
         (test_name, test, averaged, mean, config.beam),
     ):
-        found = translate(run, net, pairs.source, K)
+        found = with_beams(run, net, pairs.source, K)
         texts, how = decode(tokenizer, found), f"{checkpoints}_{beam if K > 1 else 'greedy'}"
         metrics |= run.on_main(lambda: scores(run, name, how, texts, pairs.references))  # noqa: B023, called at once
     for source, ours, reference in zip(test.sources[:3], texts, test.references, strict=False):
@@ -345,7 +343,7 @@ def measure_copies(run: Run[Config], model: nn.Module, averaged: nn.Module, test
     """How many of the sequences come back whole, in %."""
     metrics, wanted = {}, test.target.padded(torch.arange(len(test))).cpu()
     for name, net in (("last", model), (f"avg{run.config.average}", averaged)):
-        found = translate(run, net, test.source, 1)
+        found = with_beams(run, net, test.source, 1)
         whole = (found[:, : wanted.shape[1]] == wanted).all(1)
         metrics[f"copied_{name}_greedy"] = 100 * whole.double().mean().item()
     draw_attention(run, averaged, test.source, found, str)
@@ -365,17 +363,19 @@ def perplexity(run: Run[Config], model: nn.Module, pairs: Pairs) -> float:
     return math.exp(run.gather(nats, len(pairs)).sum().item() / pairs.target.lengths.sum().item())
 
 
-def translate(run: Run[Config], model: nn.Module, source: Ragged, K: int) -> Tensor:
-    """The best of K beams for each source sentence, padded, on the CPU: (n, L)."""
-    config = run.config
-    mine = torch.arange(len(source))[run.share(len(source))]
-    found = torch.full((len(mine), int(source.lengths.max()) + config.extra), PAD, device=run.device)
+def with_beams(run: Run[Config], model: nn.Module, source: Ragged, K: int) -> Tensor:
+    """`translate` by the hyper-parameters."""
+    penalty = functools.partial(length_penalty, alpha=run.config.alpha)
+    return translate(run, model, source, K=K, start=START, end=END, extra=run.config.extra, penalty=penalty)
+
+
+def translate(run: Run, model: nn.Module, source: Ragged, *, K: int, extra: int, **how: Any) -> Tensor:
+    """What `beam_search` finds for each source sentence, padded, on the CPU: (n, L)."""
+    mine, pad = torch.arange(len(source))[run.share(len(source))], bare(model).pad
+    found = torch.full((len(mine), int(source.lengths.max()) + extra), pad, device=run.device)
     with run.evaluating(model) as net, attention_kernel(run.device):
-        for at in by_length(source.lengths[mine], 8192 // K):
-            best, _ = beam_search(
-                net, source.padded(mine[at]), start=START, end=END, K=K, extra=config.extra,
-                penalty=functools.partial(length_penalty, alpha=config.alpha),
-            )  # fmt: skip
+        for at in by_length(source.lengths[mine], (run.options.micro_batch or 8192) // K):
+            best, _ = beam_search(net, source.padded(mine[at], pad), K=K, extra=extra, **how)
             found[at.to(run.device), : best.shape[1]] = best
     return run.gather(found, len(source)).cpu()
 

@@ -140,25 +140,9 @@ def test_micro_batches_are_cut_by_tokens(monkeypatch, tmp_path):
 
 def test_the_task_is_learned(tmp_path):
     """A small net copies nearly everything after 300 updates."""
-    small = [
-        "--d-model",
-        64,
-        "--d-ff",
-        128,
-        "--h",
-        4,
-        "--N",
-        1,
-        "--steps",
-        300,
-        "--warmup",
-        60,
-        "--dropout",
-        0,
-        "--rate-factor",
-        0.5,
-    ]
-    code, output = here(SCRIPT, "copy", *small, "--evaluate-every", 300, "--precision", "fp32", "--out", tmp_path)
+    size = ["--d-model", 64, "--d-ff", 128, "--h", 4, "--N", 1, "--dropout", 0, "--precision", "fp32"]
+    pace = ["--steps", 300, "--warmup", 60, "--rate-factor", 0.5, "--evaluate-every", 300]
+    code, output = here(SCRIPT, "copy", *size, *pace, "--out", tmp_path)
     assert code == 0, output
     assert record(tmp_path / "transformer/copy/seed0")["metrics"]["copied_last_greedy"] > 95
 
@@ -200,15 +184,8 @@ def test_convention_of_each_data_set():
 def test_rows_of_table_3_change_what_the_table_says():
     """The hyper-parameters in which a row differs from the base model, and its perplexity and BLEU, copied from the fact sheet."""
     base = train.EXPERIMENTS["wmt14-en-de-base"].config
-    assert (base.N, base.d_model, base.d_ff, base.h, base.dropout, base.label_smoothing, base.steps) == (
-        6,
-        512,
-        2048,
-        8,
-        0.1,
-        0.1,
-        100_000,
-    )
+    sizes = {"N": 6, "d_model": 512, "d_ff": 2048, "h": 8, "dropout": 0.1, "label_smoothing": 0.1, "steps": 100_000}
+    assert sizes.items() <= vars(base).items()
     table = {
         "a-h1": ({"h": 1}, 5.29, 24.9), "a-h4": ({"h": 4}, 5.00, 25.5), "a-h16": ({"h": 16}, 4.91, 25.8),
         "a-h32": ({"h": 32}, 5.01, 25.4), "b-dk16": ({"d_k": 16}, 5.16, 25.1), "b-dk32": ({"d_k": 32}, 5.01, 25.4),
@@ -229,15 +206,8 @@ def test_rows_of_table_3_change_what_the_table_says():
     with torch.device("meta"):
         assert heads.network(100).encoder[0].self_attention.W_K.out_features // heads.h == 32  # d_k = d_v = 32, as printed
     big = train.EXPERIMENTS["wmt14-en-de-big"].config
-    assert (big.d_model, big.d_ff, big.h, big.dropout, big.steps, big.average, big.average_every) == (
-        1024,
-        4096,
-        16,
-        0.3,
-        300_000,
-        20,
-        600,
-    )
+    sizes = {"d_model": 1024, "d_ff": 4096, "h": 16, "dropout": 0.3, "steps": 300_000, "average": 20, "average_every": 600}
+    assert sizes.items() <= vars(big).items()
     assert train.EXPERIMENTS["wmt14-en-fr-big"].config.dropout == 0.1
 
 
