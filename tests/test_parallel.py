@@ -438,14 +438,16 @@ def test_wmt14_that_is_there_is_not_fetched(names, hub, tmp_path):
 
 
 def test_another_run_fetched_wmt14_meanwhile(hub, tmp_path, monkeypatch):
+    fetching = files.fetching
+
     @contextmanager
     def late(data_dir, *args, **options):
-        with files.fetching(data_dir, *args, **options) as folder:
+        with fetching(data_dir, *args, **options) as folder:
             for name, content in hub.files.items():
                 put(data_dir / "wmt14" / name, content)
             yield folder
 
-    monkeypatch.setattr(parallel, "fetching", late)
+    monkeypatch.setattr(files, "fetching", late)
     fetch_wmt14(tmp_path, "de", "en")
     assert hub.asked == []
 
@@ -453,7 +455,7 @@ def test_another_run_fetched_wmt14_meanwhile(hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize("how", [404, 401, "silent", "nobody", "offline", "other files", "one missing", "full"])
 def test_wmt14_cannot_be_fetched(how, hub, tmp_path, monkeypatch):
     """In one line, soon; what was there stays."""
-    monkeypatch.setattr(parallel, "TIMEOUT", 1.2)
+    monkeypatch.setattr(files, "TIMEOUT", 1.2)
     put(tmp_path / "wmt14/de-en/train-00000-of-00002.parquet", hub.files["de-en/train-00000-of-00002.parquet"])
     hub.how, reason = how, {404: "HTTP Error 404", 401: "HTTP Error 401", "silent": "timed out"}.get(how, how)
     if how == "nobody":
@@ -466,7 +468,7 @@ def test_wmt14_cannot_be_fetched(how, hub, tmp_path, monkeypatch):
         reason = "offline mode is enabled"
     elif how == "other files":
         hub.files = {"README.md": b""}
-        reason = "not all de-en/*.parquet are there after it"
+        reason = "not all de-en/* are there after it"
     elif how == "one missing":
         hub.how, reason = "de-en/test-00001-of-00002.parquet", "HTTP Error 404"
     elif how == "full":

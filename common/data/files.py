@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -124,3 +124,51 @@ def obtain(
         f"{name}: {wanted.absolute()} is missing and cannot be downloaded ({'; '.join(failures)}): {advice}, "
         f"or name another folder with --data-dir; without it runs {without}"
     )
+
+
+def from_hub(
+    data_dir: Path, to: Path, *, name: str, repository: str, revision: str, patterns: Sequence[str], lacks: Callable[[], bool],
+    wanted: str, advice: str, without: str,
+) -> None:  # fmt: skip
+    """Download files of a data set of Hugging Face into the folder `to`, where they keep their paths, unless nothing is lacking.
+
+    Whole files are not downloaded again. A hub that cannot be reached is given up after about TIMEOUT seconds; one that falls silent
+    later, when its library does so. For the main process only; several runs may do it at once. Killed at any moment it leaves
+    whole files, or none.
+
+    Args:
+        name: of the data set, for messages and hidden files.
+        patterns: which files.
+        lacks: whether anything is missing; asked before, by the one run that downloads, and after.
+        wanted: what is missing then, for messages.
+        advice: where to get what, and where to put it.
+        without: which experiments run without it.
+
+    Raises:
+        BadInput: they cannot be had; the folder cannot be written or read.
+    """
+    if not lacks():
+        return  # without writing: the folder may be read-only
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    # the hub's own locks let the second of two runs download all once more, over what the first one reads
+    with fetching(data_dir, name, to=to, without=without):
+        if not lacks():
+            return  # another run has been here
+        try:
+            once = TIMEOUT / 4  # each of several addresses is tried that long
+            hub.dataset_info(repository, revision=revision, timeout=once)  # `snapshot_download` tries for minutes, or for ever
+            hub.snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=list(patterns), local_dir=to)
+            if lacks():
+                raise FileNotFoundError(f"not all {', '.join(patterns)} are there after it")
+        except Exception as error:  # its HTTP client's among them
+            if isinstance(error, OSError) and error.errno:
+                raise  # the disk's
+            cause = error.__cause__ or error
+            response = getattr(cause, "response", None)
+            reason = str(cause).strip().split("\n")[0].rstrip(".") if response is None else f"HTTP Error {response.status_code}"
+            raise BadInput(
+                f"{name}: no {wanted}, or not all, and {hub.endpoint}/datasets/{repository} cannot be downloaded to "
+                f"{to.absolute()} ({reason or type(cause).__name__}): {advice}"
+            ) from error

@@ -14,7 +14,7 @@ from io import BufferedReader
 from itertools import zip_longest
 from pathlib import Path
 
-from common.data.files import TIMEOUT, content, fetching, obtain, require
+from common.data.files import content, fetching, from_hub, obtain, require
 from common.errors import BadInput
 
 MULTI30K = {  # name without .gz -> md5, sha256
@@ -165,33 +165,12 @@ def fetch_wmt14(data_dir: Path, source: str, target: str) -> None:
     Raises:
         BadInput: they cannot be had; the folder cannot be written or read.
     """
-    if not lacks_wmt14(data_dir, source, target):
-        return  # without writing: the folder may be read-only
-    from huggingface_hub import HfApi
-
-    hub, pair, to = HfApi(), pair_of(source, target), data_dir / "wmt14"
-    # the hub's own locks let the second of two runs download all once more, over what the first one reads
-    with fetching(data_dir, "WMT14", to=to, without=WITHOUT_WMT14):
-        if not lacks_wmt14(data_dir, source, target):
-            return  # another run has been here
-        try:
-            once = TIMEOUT / 4  # each of several addresses is tried that long
-            hub.dataset_info(WMT14_HUB, revision=WMT14_REVISION, timeout=once)  # `snapshot_download` tries for minutes, or for ever
-            hub.snapshot_download(
-                WMT14_HUB, repo_type="dataset", revision=WMT14_REVISION, allow_patterns=[f"{pair}/*"], local_dir=to
-            )
-            if lacks_wmt14(data_dir, source, target):
-                raise FileNotFoundError(f"not all {pair}/*.parquet are there after it")
-        except Exception as error:  # its HTTP client's among them
-            if isinstance(error, OSError) and error.errno:
-                raise  # the disk's
-            cause = error.__cause__ or error
-            response = getattr(cause, "response", None)
-            reason = str(cause).strip().split("\n")[0].rstrip(".") if response is None else f"HTTP Error {response.status_code}"
-            raise BadInput(
-                f"WMT14: no training pairs of {source} and {target}, or not all, and {hub.endpoint}/datasets/{WMT14_HUB} cannot be "
-                f"downloaded to {to.absolute()} ({reason or type(cause).__name__}): {wmt14_help(data_dir, pair)}"
-            ) from error
+    pair = pair_of(source, target)
+    from_hub(
+        data_dir, data_dir / "wmt14", name="WMT14", repository=WMT14_HUB, revision=WMT14_REVISION, patterns=[f"{pair}/*"],
+        lacks=lambda: lacks_wmt14(data_dir, source, target), wanted=f"training pairs of {source} and {target}",
+        advice=wmt14_help(data_dir, pair), without=WITHOUT_WMT14,
+    )  # fmt: skip
 
 
 def wmt14_help(data_dir: Path, pair: str) -> str:
