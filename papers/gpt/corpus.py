@@ -247,7 +247,7 @@ def vocabulary(tokens: str, size: int, texts: Texts, run: Run) -> "Tokenizer":
     if tokens == "characters":  # of all splits, as those who publish numbers by character count them
         found = sorted(set(chain.from_iterable(chain.from_iterable(pieces() for pieces in texts.values()))))
         tokenizer = Tokenizer(models.WordLevel({character: i for i, character in enumerate(found)}, unk_token=found[0]))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s)."), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
     elif tokens == "bytes":
         run.say(f"learning a byte-level vocabulary of {size:,}")
