@@ -132,9 +132,9 @@ def from_hub(
 ) -> None:  # fmt: skip
     """Download files of a data set of Hugging Face into the folder `to`, where they keep their paths, unless nothing is lacking.
 
-    Whole files are not downloaded again. A hub that cannot be reached is given up after about TIMEOUT seconds; one that falls silent
-    later, when its library does so. For the main process only; several runs may do it at once. Killed at any moment it leaves
-    whole files, or none.
+    Whole files are not downloaded again. A hub that cannot be reached is given up after about TIMEOUT seconds; one that falls
+    silent later, when its library does so. For the main process only; several runs may do it at once. Killed at any moment it
+    leaves whole files, or none.
 
     Args:
         name: of the data set, for messages and hidden files.

@@ -1,6 +1,6 @@
 """Texts as numbers: byte-pair encoding, sequences of different lengths on one device, and batches of about one length."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -106,6 +106,15 @@ def encode(tokenizer: "Tokenizer", texts: Sequence[str], chunk: int = 100_000) -
 def decode(tokenizer: "Tokenizer", tokens: Tensor) -> list[str]:
     """Padded tokens (B, T) as texts, without SPECIAL."""
     return tokenizer.decode_batch(tokens.tolist())
+
+
+def by_length(lengths: Tensor, tokens: int) -> Iterator[Tensor]:
+    """Numbers of sequences in batches of about one length, of at most so many tokens with padding, the longest first."""
+    order, start = lengths.sort(descending=True).indices, 0
+    while start < len(order):
+        stop = start + max(1, tokens // int(lengths[order[start]]))
+        yield order[start:stop]
+        start = stop
 
 
 class Bucketed:

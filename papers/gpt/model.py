@@ -195,14 +195,14 @@ class Classifier(nn.Module):
         self.W_y = nn.Linear(D, 1 if choice else classes)
         initialise(self.W_y)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens (B, K, T) and the lengths of the sequences (B, K) -> logits of the classes (B, C), of the tokens (B, K, T, V)."""
+    def forward(self, tokens: Tensor, lengths: Tensor, auxiliary: bool = True) -> tuple[Tensor, Tensor | None]:
+        """tokens (B, K, T), lengths of the sequences (B, K) -> logits of classes (B, C), and of the next tokens (B, K, T, V)."""
         B, K, _ = tokens.shape
         states, _ = self.body.states(tokens.flatten(0, 1))  # (B K, T, D)
         last = states[torch.arange(B * K, device=tokens.device), lengths.flatten() - 1]  # h_l^m
         last = last.unflatten(0, (B, K))  # (B, K, D)
         logits = self.W_y(self.dropout(last))[..., 0] if self.choice else self.W_y(self.dropout(last.sum(1)))
-        return logits, self.body.logits(states).unflatten(0, (B, K))
+        return logits, self.body.logits(states).unflatten(0, (B, K)) if auxiliary else None
 
 
 def auxiliary_loss(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:

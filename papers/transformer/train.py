@@ -16,7 +16,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common import bleu
 from common.claims import Claim, Experiment, at_least_one, fraction, positive
-from common.data.text import END, PAD, START, Bucketed, Ragged, decode
+from common.data.text import END, PAD, START, Bucketed, Ragged, by_length, decode
 from common.run import Run, bare, reproduce
 from papers.transformer import sentences
 from papers.transformer.model import Transformer, average_, beam_search, length_penalty, rate, smoothed_loss
@@ -378,15 +378,6 @@ def translate(run: Run, model: nn.Module, source: Ragged, *, K: int, extra: int,
             best, _ = beam_search(net, source.padded(mine[at], pad), K=K, extra=extra, **how)
             found[at.to(run.device), : best.shape[1]] = best
     return run.gather(found, len(source)).cpu()
-
-
-def by_length(lengths: Tensor, tokens: int) -> Iterator[Tensor]:
-    """Numbers of sequences in batches of about one length, of at most so many tokens with padding, the longest first."""
-    order, start = lengths.sort(descending=True).indices, 0
-    while start < len(order):
-        stop = start + max(1, tokens // int(lengths[order[start]]))
-        yield order[start:stop]
-        start = stop
 
 
 # Figures.
