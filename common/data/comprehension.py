@@ -7,7 +7,8 @@ from io import StringIO
 from pathlib import Path
 
 from common.data.files import content
-from common.data.glue import TASKS, Hub, Labelled, Row, collect, find, shard_rows
+from common.data.glue import TASKS
+from common.data.labelled import Hub, Labelled, Row, collect, find, shard_rows
 from common.data.parallel import WITHOUT, is_shard, lines_of
 from common.errors import BadInput
 
@@ -60,7 +61,7 @@ def fetch_snli(data_dir: Path) -> None:
 
 
 def snli_hub(data_dir: Path) -> Hub:
-    revision = "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b"  # its main since March 2024
+    revision = "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b"
     return Hub("SNLI", "stanfordnlp/snli", revision, "plain_text/*", data_dir / "snli", "snli_1.0_*.jsonl of snli_1.0.zip")
 
 
@@ -119,7 +120,7 @@ def fetch_race(data_dir: Path) -> None:
 
 
 def race_hub(data_dir: Path) -> Hub:
-    revision = "2fec9fd81f1dc971569a9b729c43f2f0e6436637"  # its main since January 2024
+    revision = "2fec9fd81f1dc971569a9b729c43f2f0e6436637"
     files = "the folders train, dev and test of RACE.tar.gz"
     return Hub("RACE", "ehovy/race", revision, "[mh]*/*-of-*.parquet", data_dir / "race", files)  # middle and high, not all
 

@@ -16,7 +16,8 @@ from common import checkpoint
 from common.claims import at_least_one, fraction, positive
 from common.data.comprehension import fetch_race, fetch_snli, race, snli, story_cloze
 from common.data.files import sha256
-from common.data.glue import Labelled, fetch_glue, glue, write_submission
+from common.data.glue import fetch_glue, glue, write_submission
+from common.data.labelled import Labelled
 from common.data.text import Ragged, by_length, ragged
 from common.errors import BadInput
 from common.run import Run

@@ -31,7 +31,6 @@ from papers.gpt.pretrain import heldout_loss
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-EMBEDDINGS = {"tokens_embed.weight": "embedding.weight", "positions_embed.weight": "positions.weight"}
 PARTS = {  # of a layer, in the order of the authors' files; each has a weight, or gain, and a bias
     "attn.c_attn": "attention.qkv",
     "attn.c_proj": "attention.out",
@@ -40,12 +39,20 @@ PARTS = {  # of a layer, in the order of the authors' files; each has a weight, 
     "mlp.c_proj": "mlp.2",
     "ln_2": "norm2",
 }
-KEY, MASK = re.compile(r"h\.(\d+)\.(.+)\.(weight|bias)"), re.compile(r"(h\.\d+\.attn\.(masked_)?bias|position_ids)")
+LAYER = re.compile(r"h\.(\d+)\.")
+MASK = re.compile(r"(transformer\.)?(h\.\d+\.attn\.(masked_)?bias|position_ids)")  # buffers of older files
 SETTINGS = {"model_type": "openai-gpt", "afn": "gelu", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}  # of config.json
 
 FILES, TENSORS = ("config.json", "vocab.json", "merges.txt"), ("model.safetensors", "pytorch_model.bin")
 SHARDS, SHAPES = tuple(f"params_{i}.npy" for i in range(10)), "params_shapes.json"
 VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
+
+
+def names(depth: int) -> dict[str, str]:
+    """Name of each weight in transformers -> in our GPT, in the order of the authors' files."""
+    parts = [(i, theirs, ours, kind) for i in range(depth) for theirs, ours in PARTS.items() for kind in ("weight", "bias")]
+    layers = {f"h.{i}.{theirs}.{kind}": f"blocks.{i}.{ours}.{kind}" for i, theirs, ours, kind in parts}
+    return {"positions_embed.weight": "positions.weight", "tokens_embed.weight": "embedding.weight", **layers}
 
 
 def from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -56,32 +63,20 @@ def from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: there is a key that such a model does not have, or one is missing, or the head is not the embeddings.
     """
-    state, head, depth = {}, None, 0
-    for key, tensor in weights.items():
-        name = key.removeprefix("transformer.")
-        match = KEY.fullmatch(name)
-        if match and match[2] in PARTS:
-            linear = match[2].rpartition(".")[2].startswith("c_") and match[3] == "weight"
-            if linear and tensor.ndim != 2:
-                raise ValueError(f"{key} has shape {tuple(tensor.shape)}, not (in, out)")
-            state[f"blocks.{int(match[1])}.{PARTS[match[2]]}.{match[3]}"] = tensor.T if linear else tensor
-            depth = max(depth, int(match[1]) + 1)
-        elif name in EMBEDDINGS:
-            state[EMBEDDINGS[name]] = tensor
-        elif name == "lm_head.weight":
-            head = tensor
-        elif not MASK.fullmatch(name):
-            raise ValueError(f"not a state dict of OpenAIGPTLMHeadModel: {key} is no weight of its")
-    if head is not None and not torch.equal(state.setdefault("embedding.weight", head), head):
+    theirs = {key.removeprefix("transformer."): tensor for key, tensor in weights.items() if not MASK.fullmatch(key)}
+    head = theirs.pop("lm_head.weight", None)
+    if head is not None and not torch.equal(theirs.setdefault("tokens_embed.weight", head), head):
         raise ValueError("lm_head.weight is not tokens_embed.weight, as it is in our model")
-    names = EMBEDDINGS | {
-        f"h.{i}.{theirs}.{kind}": f"blocks.{i}.{ours}.{kind}"
-        for i in range(max(1, depth))
-        for theirs, ours in PARTS.items()
-        for kind in ("weight", "bias")
-    }
-    if missing := [theirs for theirs, ours in names.items() if ours not in state]:
+    ours, state = names(max([0, *(int(match[1]) for match in map(LAYER.match, theirs) if match)]) + 1), {}
+    if unknown := [name for name in theirs if name not in ours]:
+        raise ValueError(f"not a state dict of OpenAIGPTLMHeadModel: {unknown[0]} is no weight of its")
+    if missing := [name for name in ours if name not in theirs]:
         raise ValueError(shorten(f"it has no {', '.join(missing)}", 200))
+    for name, tensor in theirs.items():
+        linear = ".c_" in name and name.endswith("weight")
+        if linear and tensor.ndim != 2:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not (in, out)")
+        state[ours[name]] = tensor.T if linear else tensor
     return state
 
 
@@ -100,10 +95,8 @@ def from_openai(folder: Path) -> dict[str, Tensor]:
         raise ValueError(f"{SHAPES} has {len(shapes)} shapes, not two and {2 * len(PARTS)} for each layer")
     if sum(sizes) != len(flat):
         raise ValueError(f"params_*.npy hold {len(flat):,} numbers, {SHAPES} has {sum(sizes):,}")
-    names = ["positions_embed.weight", "tokens_embed.weight"]
-    names += [f"h.{i}.{part}.{kind}" for i in range(depth) for part in PARTS for kind in ("weight", "bias")]
     tensors = [piece.view(*shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
-    return from_transformers({name: x[0] if x.ndim == 3 else x for name, x in zip(names, tensors, strict=True)})
+    return from_transformers({name: x[0] if x.ndim == 3 else x for name, x in zip(names(depth), tensors, strict=True)})
 
 
 def build(state: Mapping[str, Tensor], n_head: int = 12, dropout: float = 0.1) -> GPT:
@@ -112,7 +105,7 @@ def build(state: Mapping[str, Tensor], n_head: int = 12, dropout: float = 0.1) -
     Raises:
         ValueError: a tensor is missing, or has a shape that does not fit the others or n_head.
     """
-    tables = [state.get(name, torch.empty(0)) for name in EMBEDDINGS.values()]
+    tables = [state.get(name, torch.empty(0)) for name in ("embedding.weight", "positions.weight")]
     if not all(table.ndim == 2 for table in tables):
         raise ValueError(f"not a GPT of ours: embeddings have shapes {', '.join(str(tuple(table.shape)) for table in tables)}")
     (vocabulary, D), context = tables[0].shape, len(tables[1])
@@ -261,10 +254,7 @@ class Weights:
     corpus: Literal["bookscorpus", "wikitext-2", "tinyshakespeare"] = "bookscorpus"
     """The text; of all that is held out of it."""
 
-    @property
-    def tokens(self) -> str:
-        return self.weights
-
+    tokens = property(lambda self: self.weights)  # what corpus.load reads besides
     vocabulary = property(lambda self: 40_478)
     context = property(lambda self: 512)
 
