@@ -22,6 +22,7 @@ from torch import Tensor
 from common.checkpoint import write_atomic
 from common.data import mix
 from common.data.files import fetching, obtain, require, sha256
+from common.data.parallel import sha256_of
 from common.errors import BadInput
 from common.run import Run
 
@@ -98,7 +99,10 @@ def ready(folder: Path, settings: dict[str, Any]) -> bool:
     path = folder / "tokens.json"
     if not path.exists():
         return False
-    facts = json.loads(path.read_text())
+    try:
+        facts = json.loads(path.read_text())
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged: delete it and run the same command again") from error
     if facts["settings"] != settings:
         return False
     for name, digest in facts["sha256"].items():
@@ -126,6 +130,8 @@ def prepare(run: Run, settings: dict[str, Any]) -> None:
             splits[name] = (start, at)
         file.flush()
         os.fsync(file.fileno())
+    if at < 2:
+        raise BadInput(f"{config.corpus}: there is no text in {(run.data_dir / config.corpus).absolute()}: put some there")
     os.replace(folder / "tokens.tmp", folder / "tokens.bin")
     if list(splits) == ["train"]:
         cut = at - max(1, round(HELD_OUT * at))
@@ -154,10 +160,10 @@ def read(corpus: str, data_dir: Path) -> tuple[Texts, dict[str, Any]]:
         return {"train": lambda: pieces([text[:36_000]]), "val": lambda: pieces([text[36_000:]])}, about
     if corpus == "bookscorpus":
         paths = books(data_dir)
-        digest = hashlib.sha256("".join(map(sha256, paths)).encode()).hexdigest()
-        return {"train": lambda: pieces(chain.from_iterable(map(lines_of, paths)))}, about_it(corpus, digest, files=len(paths))
+        about = about_it(corpus, sha256_of(paths, "BooksCorpus"), files=len(paths))
+        return {"train": lambda: pieces(chain.from_iterable(map(lines_of, paths)))}, about
     fetch(data_dir, corpus)
-    texts = {name: (data_dir / name).read_text() for name in FILES if name.startswith(corpus)}
+    texts = {name: (data_dir / name).read_bytes().decode() for name in FILES if name.startswith(corpus)}
     digest = ",".join(FILES[name][1] for name in texts)
     if corpus == "tinyshakespeare":
         (text,) = texts.values()
@@ -209,7 +215,9 @@ def fetch(data_dir: Path, corpus: str) -> None:
 def books(data_dir: Path) -> list[Path]:
     """The files of BooksCorpus, in the order of their names. Raises BadInput: there are none."""
     folder = data_dir / "bookscorpus"
-    paths = sorted(path for path in folder.rglob("*") if path.name.endswith((".txt", ".txt.gz", ".parquet")))
+    paths = [
+        path for path in sorted(folder.rglob("*")) if path.name.endswith((".txt", ".txt.gz", ".parquet")) and not path.is_dir()
+    ]
     if not paths:
         raise BadInput(
             f"BooksCorpus: no .txt, .txt.gz or .parquet file in {folder.absolute()}: its authors no longer give it away; put a "
@@ -227,9 +235,13 @@ def lines_of(path: Path) -> Iterator[str]:
 
             with ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=["text"]):
-                    yield from (f"{line}\n" for line in batch.column("text").to_pylist())
+                    for line in batch.column("text").to_pylist():
+                        if not isinstance(line, str):
+                            raise ValueError(f"{line!r} in the column `text` is no text")
+                        yield f"{line}\n"
         else:
-            with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            how = {"mode": "rt", "encoding": "utf-8", "newline": ""}
+            with gzip.open(path, **how) if path.suffix == ".gz" else path.open(**how) as file:
                 yield from file
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, KeyError, ValueError) as error:  # pyarrow's are among them
         reason = " ".join(str(error).split())[:200]
@@ -245,7 +257,7 @@ def vocabulary(tokens: str, size: int, texts: Texts, run: Run) -> "Tokenizer":
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if tokens == "characters":  # of all splits, as those who publish numbers by character count them
-        found = sorted(set(chain.from_iterable(chain.from_iterable(pieces() for pieces in texts.values()))))
+        found = sorted(set(chain.from_iterable(chain.from_iterable(pieces() for pieces in texts.values())))) or [" "]
         tokenizer = Tokenizer(models.WordLevel({character: i for i, character in enumerate(found)}, unk_token=found[0]))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
@@ -265,9 +277,13 @@ def vocabulary(tokens: str, size: int, texts: Texts, run: Run) -> "Tokenizer":
 
 
 def load_vocabulary(path: Path) -> "Tokenizer":
+    """Raises BadInput: it is missing or damaged."""
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_str(path.read_text())
+    except Exception as error:  # tokenizers has no error of its own
+        raise BadInput(f"cannot read the vocabulary {path}: {error}; start the run that made it over, with --restart") from error
 
 
 def made_up(n: int) -> str:

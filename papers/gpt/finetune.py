@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from torch.nn import functional as F
 from common import checkpoint
 from common.claims import at_least_one, fraction, positive
 from common.data.comprehension import fetch_race, fetch_snli, race, snli, story_cloze
-from common.data.files import sha256
 from common.data.glue import fetch_glue, glue, write_submission
 from common.data.labelled import Labelled
 from common.data.text import Ragged, by_length, ragged
@@ -242,7 +242,12 @@ def pretrained(run: Run[Finetuning]) -> tuple[GPT | LSTM, "Tokenizer", dict[str,
     folder = run.data_dir / "weights"
     run.on_main(lambda: load(weights, folder) and None)  # one process downloads
     net, tokenizer = load(weights, folder)
-    return net, tokenizer, {"weights": weights}
+    return net, tokenizer, {"weights": weights, "weights_sha256": fingerprint(net)}
+
+
+def fingerprint(net: nn.Module) -> str:
+    """A hash of all weights."""
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in net.state_dict().values())).hexdigest()
 
 
 def from_run(folder: Path, say: Callable[[str], None]) -> tuple[GPT | LSTM, "Tokenizer", dict[str, Any]]:
@@ -260,9 +265,8 @@ def from_run(folder: Path, say: Callable[[str], None]) -> tuple[GPT | LSTM, "Tok
     tokenizer = corpus.load_vocabulary(folder / "vocabulary.json")
     net = Pretraining(**record["config"]).net(tokenizer.get_vocab_size())
     net.load_state_dict(state["objects"]["model"])
-    newest = checkpoint.checkpoints(folder / "checkpoint")[0]
-    about = f"{identity['experiment']}, seed {identity['seed']}, commit {record['commit']}"
-    return net, tokenizer, {"weights": about, "weights_sha256": sha256(newest)}
+    about = f"{record['experiment']}, seed {record['seed']}, commit {record['commit']}"
+    return net, tokenizer, {"weights": about, "weights_sha256": fingerprint(net)}
 
 
 def transfer(source: GPT | LSTM, part: int, dropout: float) -> GPT | LSTM:

@@ -35,7 +35,7 @@ class Attention(nn.Module):
         return rearrange(self.qkv(x), "B T (three h k) -> three B h T k", three=3, h=self.h).unbind()
 
     def forward(self, x: Tensor, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
-        """x (B, T, D) -> (B, T, D), and keys and values of all positions so far. With a past, x is one position after it."""
+        """x (B, T, D) -> (B, T, D), and the keys and values so far. With a past, x is the one position after it."""
         queries, keys, values = self.heads(x)
         if past is not None:
             keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)  # (B, h, t + 1, k)
@@ -72,22 +72,14 @@ class GPT(nn.Module):
     """Eq. (2), by default of the sizes of Sec. 4.1.
 
     Args:
-        vocabulary: V.
-        n_layer, n_head, D: layers, heads in each, width.
         context: how many positions there are.
         dropout: of embeddings, attention weights, and what is added to the residual.
     """
 
     def __init__(
-        self,
-        vocabulary: int = 40_478,
-        *,
-        n_layer: int = 12,
-        n_head: int = 12,
-        D: int = 768,
-        context: int = 512,
+        self, vocabulary: int = 40_478, *, n_layer: int = 12, n_head: int = 12, D: int = 768, context: int = 512,
         dropout: float = 0.1,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.context = context
         self.embedding = nn.Embedding(vocabulary, D)  # W_e
@@ -119,7 +111,7 @@ class GPT(nn.Module):
 def initialise(module: nn.Module) -> None:
     """Sec. 4.1: "a simple weight initialization of N(0, 0.02) was sufficient"; biases are 0."""
     for name, parameter in module.named_parameters():
-        if name.endswith("bias"):
+        if "bias" in name:
             nn.init.zeros_(parameter)
         elif parameter.ndim > 1:  # a LayerNorm's gain stays 1
             nn.init.normal_(parameter, std=0.02)
@@ -145,9 +137,6 @@ class LSTM(nn.Module):
         self.out = nn.Linear(units, D)
         self.dropout = nn.Dropout(dropout)
         initialise(self)
-        for name, parameter in self.lstm.named_parameters():
-            if "bias" in name:
-                nn.init.zeros_(parameter)
 
     def states(self, tokens: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """tokens (B, T) -> (B, T, D), and the LSTM's state, which serves as a past."""
@@ -187,7 +176,7 @@ class Classifier(nn.Module):
         super().__init__()
         V, D = body.embedding.weight.shape
         grown = nn.Embedding(V + 3, D)
-        nn.init.normal_(grown.weight, std=0.02)
+        initialise(grown)
         grown.weight.data[:V] = body.embedding.weight.data
         body.embedding = grown
         self.body, self.choice = body, choice
@@ -233,15 +222,18 @@ def inputs(texts: Sequence[list[int]], form: str, V: int, context: int = 512) ->
         context: a sequence that would be longer loses tokens at the end of its longest text.
     """
     start, delimiter, extract = V, V + 1, V + 2
-    both_orders, each_answer = [texts, texts[::-1]], [(texts[0], answer) for answer in texts[1:]]
-    sequences = []
-    for parts in {"similarity": both_orders, "choice": each_answer}.get(form, [texts]):
+
+    def cut(*parts: list[int]) -> list[list[int]]:
         parts = [list(part) for part in parts]
         while sum(map(len, parts)) + len(parts) + 1 > context:
             max(parts, key=len).pop()
-        sequence = [token for before, part in zip((start, delimiter), parts, strict=False) for token in (before, *part)]
-        sequences.append([*sequence, extract])
-    return sequences
+        return parts
+
+    examples = [cut(texts[0], answer) for answer in texts[1:]] if form == "choice" else [cut(*texts)]
+    if form == "similarity":
+        examples.append(examples[0][::-1])
+    marked = [zip((start, delimiter), parts, strict=False) for parts in examples]
+    return [[token for before, part in pairs for token in (before, *part)] + [extract] for pairs in marked]
 
 
 @torch.no_grad()

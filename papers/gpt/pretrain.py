@@ -164,7 +164,7 @@ def heldout_loss(run: Run[Any], model: nn.Module, text: Corpus, split: str, T: i
     mine, size = torch.arange(len(starts))[run.share(len(starts))], max(1, (run.options.micro_batch or 8192) // T)
     nats = []
     with run.evaluating(model) as net, attention_kernel(run.device):
-        for rows in mine.split(size):
+        for rows in mine.split(size) if len(mine) else ():
             tokens = on(run.device, text.windows(starts[rows], T, split))
             logits = net(tokens[:, :-1]).to(torch.get_default_dtype())
             each = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")  # (b, T)

@@ -32,13 +32,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PARTS = {  # of a layer, in the order of the authors' files; each has a weight, or gain, and a bias
-    "attn.c_attn": "attention.qkv",
-    "attn.c_proj": "attention.out",
-    "ln_1": "norm1",
-    "mlp.c_fc": "mlp.0",
-    "mlp.c_proj": "mlp.2",
-    "ln_2": "norm2",
-}
+    "attn.c_attn": "attention.qkv", "attn.c_proj": "attention.out", "ln_1": "norm1",
+    "mlp.c_fc": "mlp.0", "mlp.c_proj": "mlp.2", "ln_2": "norm2",
+}  # fmt: skip
 LAYER = re.compile(r"h\.(\d+)\.")
 MASK = re.compile(r"(transformer\.)?(h\.\d+\.attn\.(masked_)?bias|position_ids)")  # buffers of older files
 SETTINGS = {"model_type": "openai-gpt", "afn": "gelu", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}  # of config.json
@@ -124,8 +120,8 @@ def check(config: Mapping[str, Any], model: GPT) -> None:
     """Raises ValueError: config.json says something that the model is not."""
     (vocabulary, D), context = model.embedding.weight.shape, model.context
     sizes = {"vocab_size": vocabulary, "n_embd": D, "n_layer": len(model.blocks), "n_positions": context, "n_ctx": context}
-    facts = SETTINGS | sizes
-    if wrong := [f"{name} {config[name]}, not {value}" for name, value in facts.items() if config.get(name, value) != value]:
+    facts = (SETTINGS | sizes).items()
+    if wrong := [f"{name} {config[name]}, not {value}" for name, value in facts if config.get(name, value) != value]:
         raise ValueError(f"config.json has {'; '.join(wrong)}")
 
 
@@ -252,7 +248,7 @@ class Weights:
     weights: str
     """openai-gpt or OWNER/NAME of the Hugging Face hub, to be downloaded, or a folder that holds its files, or the authors'."""
     corpus: Literal["bookscorpus", "wikitext-2", "tinyshakespeare"] = "bookscorpus"
-    """The text; of all that is held out of it."""
+    """Whose held-out text it is."""
 
     tokens = property(lambda self: self.weights)  # what corpus.load reads besides
     vocabulary = property(lambda self: 40_478)
@@ -277,9 +273,7 @@ def main(run: Run[Weights]) -> dict[str, float]:
     folder = run.on_main(lambda: fetch(run.config.weights, run.data_dir / "weights"))
     model, tokenizer = read(run.config.weights, folder)
     if tokenizer.get_vocab() != text.tokenizer.get_vocab():
-        raise BadInput(
-            f"{run.dir / 'vocabulary.json'} is not the vocabulary of {folder.absolute()}: name another folder with --out"
-        )
+        raise BadInput(f"{run.dir / 'vocabulary.json'} is not the vocabulary of {folder.absolute()}: --restart starts over")
     model, T = model.to(run.device), min(model.context, run.config.context)
     metrics = {}
     for split in [name for name in text.splits if name != "train"]:
