@@ -59,7 +59,8 @@ class Corpus:
     """A corpus as tokens.
 
     splits: train, val, and test where there is one: (n,) each, memory-mapped.
-    words: how many words val and test have, a line's end counting as one, for a perplexity that others can be compared with.
+    words: how many words val and test have, a line's end counting as one, for a perplexity that others can be compared with;
+        nothing where the tokens do not say all of the text, as the official ones.
     """
 
     splits: dict[str, np.ndarray]
@@ -112,11 +113,10 @@ def ready(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def prepare(run: Run, settings: dict[str, Any]) -> None:
-    """Write vocabulary.json, tokens.bin, and then tokens.json, which says what they are."""
+    """Write tokens.bin, vocabulary.json, and then tokens.json, which says what they are."""
     config, folder = run.config, run.dir
     texts, about = read(config.corpus, run.data_dir)
     tokenizer = vocabulary(config.tokens, config.vocabulary, texts, run)
-    write_atomic(folder / "vocabulary.json", tokenizer.to_str().encode())
     V = tokenizer.get_vocab_size()
     dtype, splits, at = "uint16" if V <= 1 << 16 else "uint32", {}, 0
     with open(folder / "tokens.tmp", "wb") as file:
@@ -131,12 +131,15 @@ def prepare(run: Run, settings: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     if at < 2:
+        (folder / "tokens.tmp").unlink()
         raise BadInput(f"{config.corpus}: there is no text in {(run.data_dir / config.corpus).absolute()}: put some there")
     os.replace(folder / "tokens.tmp", folder / "tokens.bin")
+    write_atomic(folder / "vocabulary.json", tokenizer.to_str().encode())
     if list(splits) == ["train"]:
         cut = at - max(1, round(HELD_OUT * at))
         splits = {"train": (0, cut), "val": (cut, at)}
-    words = {name: sum(map(count_words, texts[name]())) for name in splits if name in texts and name != "train"}
+    lossless = config.tokens in ("bytes", "characters")
+    words = {name: sum(map(count_words, texts[name]())) for name in splits if lossless and name in texts and name != "train"}
     sizes = {name: f"{stop - start:,} tokens" for name, (start, stop) in splits.items()}
     about |= {"train": sizes["train"], "test": sizes.get("test", sizes["val"]), "vocabulary": V}
     facts = {"settings": settings, "about": about, "dtype": dtype, "splits": splits, "words": words}

@@ -241,7 +241,7 @@ def sample(
     model: GPT | LSTM, tokens: Tensor, n: int, *, temperature: float = 1.0, top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # fmt: skip
-    """tokens (B, T) and n more (B, T + n), each drawn from softmax(logits / temperature), among the top_k likeliest.
+    """tokens (B, T) and n more (B, T + n), drawn from softmax(logits / temperature), the top_k likeliest of it; in eval mode.
 
     Keys and values of earlier positions are kept. When all positions are taken, it goes on from the second half of them.
     """
