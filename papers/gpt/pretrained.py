@@ -262,7 +262,7 @@ WEIGHTS = {
         claims=[
             Claim(
                 "val_ppl", 18.4, "", "Sec. 4.1", lower_is_better=True, tolerance=0.4,
-                why="the paper does not say what text it is of; these weights have seen all of BooksCorpus, and tokens differ a little",
+                why="the paper does not say what text it is of; these weights have seen all of BooksCorpus, tokens differ a little",
             )
         ],
     )
