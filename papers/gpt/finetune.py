@@ -23,7 +23,7 @@ from common.errors import BadInput
 from common.run import Run
 from papers.gpt import corpus
 from papers.gpt.model import GPT, LSTM, Classifier, auxiliary_loss, finetuning_rate, inputs
-from papers.gpt.pretrain import Pretraining, adam, attention_kernel
+from papers.gpt.pretrain import Pretraining, adam
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -157,7 +157,7 @@ def finetune(run: Run[Finetuning]) -> dict[str, float]:
     source, tokenizer, about = pretrained(run)
     splits = examples(run, task, tokenizer, len(source.embedding.weight), min(config.context, source.context), about)
     train = splits["train"]
-    parts, models, optimizers = config.transferred or (everything(source),), {}, {}
+    parts, models, optimizers = sorted(config.transferred) or [everything(source)], {}, {}
     names = [name_of(part, source) if len(parts) > 1 else "" for part in parts]
     for part, name in zip(parts, names, strict=True):
         run.seed_all("model")  # what is not transferred is random, and the same in all
@@ -176,7 +176,7 @@ def finetune(run: Run[Finetuning]) -> dict[str, float]:
             for group in optimizer.param_groups:
                 group["lr"] = finetuning_rate(step, steps, config.lr, config.warmup)
             for (tokens, lengths, labels), weight in run.micro_batches(batch, width=width):
-                with run.autocast(), attention_kernel(run.device):
+                with run.autocast():
                     logits, next_tokens = model(tokens, lengths, config.auxiliary > 0)
                 piece = loss_of(logits, labels, next_tokens, tokens, lengths, config.auxiliary)
                 run.backward(piece * weight)
@@ -213,6 +213,8 @@ def everything(source: GPT | LSTM) -> int:
 
 def name_of(part: int, source: GPT | LSTM) -> str:
     """As it ends the names of metrics."""
+    if isinstance(source, LSTM) and part:
+        return "_everything"
     return {0: "_nothing", 1: "_embeddings"}.get(part, f"_{part - 1}_layers")
 
 
@@ -244,26 +246,30 @@ def pretrained(run: Run[Finetuning]) -> tuple[GPT | LSTM, "Tokenizer", dict[str,
 
 
 def fingerprint(net: nn.Module) -> str:
-    """A hash of all weights."""
-    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in net.state_dict().values())).hexdigest()
+    """A hash of all weights, in fp32."""
+    return hashlib.sha256(b"".join(tensor.float().numpy().tobytes() for tensor in net.state_dict().values())).hexdigest()
 
 
 def from_run(folder: Path, say: Callable[[str], None]) -> tuple[GPT | LSTM, "Tokenizer", dict[str, Any]]:
     """The network of a finished run of pre-training. Raises BadInput: it is none, not finished, or damaged."""
     if not (folder / "result.json").exists():
         raise BadInput(f"the run in {folder} has not ended: start it again, and wait for it")
-    record = json.loads((folder / "result.json").read_text())
-    identity = {name: record[name] for name in ("paper", "experiment", "seed")}
-    fields = {field.name for field in dataclasses.fields(Pretraining)}
-    if record["paper"] != "gpt" or fields != record["config"].keys():
-        raise BadInput(
-            f"{folder} holds {'/'.join(map(str, identity.values()))}, no pre-training of gpt: name another with --weights"
-        )
-    state = checkpoint.load(folder / "checkpoint", identity, say)
-    tokenizer = corpus.load_vocabulary(folder / "vocabulary.json")
-    net = Pretraining(**record["config"]).net(tokenizer.get_vocab_size())
-    net.load_state_dict(state["objects"]["model"])
-    about = f"{record['experiment']}, seed {record['seed']}, commit {record['commit']}"
+    again = "make it anew, or name another with --weights"
+    try:
+        record = json.loads((folder / "result.json").read_text())
+        of, identity = record["experiment"], {name: record[name] for name in ("paper", "experiment", "seed")}
+        if record["paper"] != "gpt" or {field.name for field in dataclasses.fields(Pretraining)} != record["config"].keys():
+            raise BadInput(f"{folder} holds {record['paper']}/{of}, no pre-training of gpt: name another with --weights")
+        state = checkpoint.load(folder / "checkpoint", identity, say)
+        if state is None or state["step"] != record["steps"]:
+            raise BadInput(f"{folder} has lost its last checkpoint: {again}")
+        tokenizer = corpus.load_vocabulary(folder / "vocabulary.json")
+        net = Pretraining(**record["config"]).net(tokenizer.get_vocab_size())
+        net.load_state_dict(state["objects"]["model"])
+    except (ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{folder} is damaged ({type(error).__name__}: {reason}): {again}") from error
+    about = f"{of}, seed {record['seed']}, commit {record['commit']}"
     return net, tokenizer, {"weights": about, "weights_sha256": fingerprint(net)}
 
 
@@ -349,7 +355,7 @@ def predictions(run: Run[Finetuning], model: nn.Module, data: Examples) -> Tenso
     mine = torch.arange(len(data))[run.share(len(data))]
     longest = data.sequences.lengths.view(-1, data.K).max(1).values * data.K
     found = torch.zeros(len(mine), data.K if TASKS[run.config.task].form == "choice" else TASKS[run.config.task].classes)
-    with run.evaluating(model) as net, attention_kernel(run.device):
+    with run.evaluating(model) as net:
         for at in by_length(longest[mine], run.options.micro_batch or 8192):
             tokens, lengths, _ = data.batch(mine[at])
             found[at] = net(tokens, lengths, False)[0].to(found)

@@ -39,16 +39,19 @@ class Attention(nn.Module):
         queries, keys, values = self.heads(x)
         if past is not None:
             keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)  # (B, h, t + 1, k)
-        dropout = self.dropout if self.training else 0.0
-        # softmax(Q K^T / sqrt(k)) V, each position looking at itself and those before it
-        y = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=past is None)
+        if x.is_cuda:
+            dropout = self.dropout * self.training
+            y = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=past is None)
+        else:  # the same; on a CPU it is faster written out, for sequences of these lengths
+            y = F.dropout(self.weights(queries, keys), self.dropout, self.training) @ values
         return self.out(rearrange(y, "B h T k -> B T (h k)")), (keys, values)
 
-    def weights(self, x: Tensor) -> Tensor:
-        """softmax(Q K^T / sqrt(k)), for pictures: (B, h, T, T)."""
-        queries, keys, _ = self.heads(x)
-        scores = queries @ keys.mT / keys.shape[3] ** 0.5
-        return scores.masked_fill(scores.new_ones(scores.shape[2:]).triu(1).bool(), -torch.inf).softmax(3)
+    def weights(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """softmax(Q K^T / sqrt(k)), each of the last T positions looking at itself and those before it: (B, h, T, S)."""
+        (B, h, T, k), S = queries.shape, keys.shape[2]
+        mask = queries.new_full((T, S), -torch.inf).triu(S - T + 1)
+        scores = torch.baddbmm(mask, queries.flatten(0, 1), keys.flatten(0, 1).mT, alpha=k**-0.5)  # (B h, T, S)
+        return scores.softmax(2).unflatten(0, (B, h))
 
 
 class Block(nn.Module):
@@ -69,12 +72,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Eq. (2), by default of the sizes of Sec. 4.1.
-
-    Args:
-        context: how many positions there are.
-        dropout: of embeddings, attention weights, and what is added to the residual.
-    """
+    """Eq. (2), by default of the sizes of Sec. 4.1. Dropout is of embeddings, attention weights, and what residuals add."""
 
     def __init__(
         self, vocabulary: int = 40_478, *, n_layer: int = 12, n_head: int = 12, D: int = 768, context: int = 512,

@@ -1,6 +1,5 @@
 """Sec. 3.1: the language model learns from a corpus. The experiments are in train.py."""
 
-import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +7,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common.claims import at_least_one, fraction, positive
 from common.run import Run
@@ -102,7 +100,7 @@ def pretrain(run: Run[Pretraining]) -> dict[str, float]:
             group["lr"] = pretraining_rate(step, steps, config.lr, config.warmup, config.last_lr)
         windows = text.windows(text.sampled(step, run.seed, config.batch_size, T)[mine], T)  # (b, T + 1)
         for (tokens,), weight in run.micro_batches((on(run.device, windows),), width=T):
-            with run.autocast(), attention_kernel(run.device):
+            with run.autocast():
                 logits = net(tokens[:, :-1])  # (b, T, V)
             piece = loss_of(logits, tokens[:, 1:])
             run.backward(piece * weight)
@@ -144,11 +142,6 @@ def on(device: torch.device, tensor: Tensor) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:
-    """On a CPU fused attention takes several times as long as the written-out one for short sequences."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-
-
 # Evaluation.
 
 
@@ -163,7 +156,7 @@ def heldout_loss(run: Run[Any], model: nn.Module, text: Corpus, split: str, T: i
     counted[-1] = n - T * (len(starts) - 1)  # its last tokens only
     mine, size = torch.arange(len(starts))[run.share(len(starts))], max(1, (run.options.micro_batch or 8192) // T)
     nats = []
-    with run.evaluating(model) as net, attention_kernel(run.device):
+    with run.evaluating(model) as net:
         for rows in mine.split(size) if len(mine) else ():
             tokens = on(run.device, text.windows(starts[rows], T, split))
             logits = net(tokens[:, :-1]).to(torch.get_default_dtype())
@@ -214,8 +207,8 @@ def draw_attention(run: Run[Pretraining], model: nn.Module, text: Corpus, n: int
     seen: list[Tensor] = []
     with run.evaluating(model) as net:
         hooks = [
-            block.attention.register_forward_pre_hook(lambda module, inputs: seen.append(module.weights(inputs[0])))
-            for block in net.blocks
+            attention.register_forward_pre_hook(lambda module, inputs: seen.append(module.weights(*module.heads(*inputs)[:2])))
+            for attention in (block.attention for block in net.blocks)
         ]
         net(torch.tensor([tokens], device=run.device))
         for hook in hooks:

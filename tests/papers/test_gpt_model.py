@@ -134,7 +134,7 @@ def test_the_whole_net_written_out(changes):
 
 def test_weights_for_pictures_are_those_of_attention():
     m, x = small().blocks[0].attention, torch.randn(2, 5, 12)
-    weights = m.weights(x)
+    weights = m.weights(*m.heads(x)[:2])
     assert not weights.triu(1).any()
     values = m.heads(x)[2]
     close(m.out((weights @ values).transpose(1, 2).flatten(2)), m(x)[0])
