@@ -207,7 +207,7 @@ def draw_attention(run: Run[Pretraining], model: nn.Module, text: Corpus, n: int
     seen: list[Tensor] = []
     with run.evaluating(model) as net:
         hooks = [
-            attention.register_forward_pre_hook(lambda module, inputs: seen.append(module.weights(*module.heads(*inputs)[:2])))
+            attention.register_forward_pre_hook(lambda module, inputs: seen.append(module.weights(*module.heads(inputs[0])[:2])))
             for attention in (block.attention for block in net.blocks)
         ]
         net(torch.tensor([tokens], device=run.device))
