@@ -19,12 +19,19 @@ from papers.gpt.finetune import Finetuning, finetune
 from papers.gpt.pretrain import Pretraining, pretrain
 
 RUN = {"precision": {"cpu": "bf16", "cuda": "bf16"}, "figures": ("losses", "attention")}
-SMALL = ("cola", "sst2", "mrpc", "stsb", "rte")  # the tasks of Table 5 that are cheap
+SMALL = {  # the tasks of Table 5 that are cheap -> score, tolerance of a level, tolerance of a difference
+    "cola": ("matthews", 3, 4), "sst2": ("accuracy", 1, 1.4), "mrpc": ("f1", 1, 2), "stsb": ("pearson", 1, 2),
+    "rte": ("accuracy", 1, 2),
+}  # fmt: skip
 SPREAD = "a choice, the paper gives neither spread nor split: two per cent"
 NANOGPT = "karpathy/nanoGPT, README"
 NOT_THE_SAME = "another network (layers normalised before, no biases), the best of its evaluations: shown for comparison only"
 OTHER_TOKENS = "an LSTM on words, six epochs: shown for comparison only"
-DEV = "the dev set stands in for the hidden test set, and is mostly easier; the tolerance is about one standard error of its size"
+DEV = (
+    "the dev set stands in for the hidden test set, and is mostly easier; the tolerance is about one standard error of its size, "
+    "of MRPC and RTE less, for one answer to everything has 81.2 and 52.7 there"
+)
+LESS = "a choice, about one standard error of the dev set, which stands in for the hidden test set; less where the sign is at stake"
 TEST = "a choice, the paper gives no spread: about one standard error of so many test questions"
 QQP = (
     "the paper's is of the test set, which has another share of duplicates: these weights have public dev scores of 85.9 (STILTs, "
@@ -45,13 +52,13 @@ def task(name: str, source: str, *claims: tuple[str, float, float, str], cost: s
 
 def table_5(row: str, values: tuple[float, ...], **changes: Any) -> dict[str, Experiment[Finetuning]]:
     """A row of Table 5 on the small tasks."""
-    claimed = {"cola": ("matthews", 3), "sst2": ("accuracy", 1), "mrpc": ("f1", 2), "stsb": ("pearson", 1), "rte": ("accuracy", 3)}
+    claims = {name: (f"dev_{score}", level, DEV) for name, (score, level, _) in SMALL.items()}
+    if row == "pretraining":
+        claims = {name: (f"dev_{score}_gain", difference, LESS) for name, (score, _, difference) in SMALL.items()}
     return {
-        f"{row}-{name}": task(
-            name, f"Table 5, {row}", (f"dev_{claimed[name][0]}", value, claimed[name][1], DEV), cost="minutes on one GPU", **changes
-        )
-        for name, value in zip(SMALL, values, strict=True)
-    }  # fmt: skip
+        f"{row}-{name}": task(name, f"Table 5, {row}", (metric, value, tolerance, why), cost="minutes on one GPU", **changes)
+        for (name, (metric, tolerance, why)), value in zip(claims.items(), values, strict=True)
+    }
 
 
 def scaled(name: str, metric: str, gain: float, cost: str, *transferred: int) -> Experiment[Finetuning]:
@@ -109,7 +116,7 @@ EXPERIMENTS = {
     ),
     "glue-cola": task("cola", "Table 4", ("dev_matthews", 45.4, 3, DEV), cost="a few minutes on one H100, by reckoning"),
     "glue-sst2": task("sst2", "Table 4", ("dev_accuracy", 91.3, 1, DEV), cost="a quarter of an hour on one H100, by reckoning"),
-    "glue-mrpc": task("mrpc", "Table 4", ("dev_f1", 82.3, 2, DEV), cost="a few minutes on one H100, by reckoning"),
+    "glue-mrpc": task("mrpc", "Table 4", ("dev_f1", 82.3, 1, DEV), cost="a few minutes on one H100, by reckoning"),
     "glue-stsb": task("stsb", "Table 4", ("dev_pearson", 82.0, 1, DEV), cost="a few minutes on one H100, by reckoning"),
     "glue-qqp": task("qqp", "Table 4", ("dev_f1", 70.3, -15, QQP), cost="two hours on one H100, by reckoning"),
     "glue-mnli": task(
@@ -117,7 +124,7 @@ EXPERIMENTS = {
         cost="two hours on one H100, by reckoning",
     ),
     "glue-qnli": task("qnli", "Table 2", ("dev_accuracy", 88.1, 0.5, QNLI), cost="half an hour on one H100, by reckoning"),
-    "glue-rte": task("rte", "Table 2", ("dev_accuracy", 56.0, 3, DEV), cost="a few minutes on one H100, by reckoning"),
+    "glue-rte": task("rte", "Table 2", ("dev_accuracy", 56.0, 1, DEV), cost="a few minutes on one H100, by reckoning"),
     "snli": task("snli", "Table 2", ("test_accuracy", 89.9, 0.3, TEST), cost="two hours on one H100, by reckoning"),
     "race": task(
         "race", "Table 3", ("test_accuracy", 59.0, 0.7, TEST), ("test_middle_accuracy", 62.9, 1.3, TEST),
@@ -125,7 +132,7 @@ EXPERIMENTS = {
     ),
     "storycloze": task("storycloze", "Table 3", ("test_accuracy", 86.5, 0.7, ROC), cost="a few minutes on one H100, by reckoning"),
     **table_5("no-auxiliary", (47.9, 92.0, 84.9, 83.2, 54.4), auxiliary=0.0),
-    **table_5("no-pretraining", (18.9, 84.0, 79.4, 30.9, 53.8), transferred=(0,)),
+    **table_5("pretraining", (26.5, 7.3, 2.9, 51.1, 2.2), transferred=(0, 13)),  # the first row less the second
     **table_5("lstm", (30.3, 90.5, 83.2, 71.8, 54.6), weights="bookscorpus-lstm"),
     "figure2-mnli": Experiment(
         Finetuning("mnli", transferred=(0, 1, 4, 7, 10, 13)), source="Fig. 2, left",
