@@ -24,6 +24,7 @@ from torch import Tensor
 from common.claims import Claim, Experiment
 from common.errors import BadInput
 from common.run import Run, evaluate_weights
+from common.weights import TENSORS, folder_of, read_tensors
 from papers.gpt import corpus
 from papers.gpt.model import GPT
 from papers.gpt.pretrain import heldout_loss
@@ -39,7 +40,7 @@ LAYER = re.compile(r"h\.(\d+)\.")
 MASK = re.compile(r"(transformer\.)?(h\.\d+\.attn\.(masked_)?bias|position_ids)")  # buffers of older files
 SETTINGS = {"model_type": "openai-gpt", "afn": "gelu", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}  # of config.json
 
-FILES, TENSORS = ("config.json", "vocab.json", "merges.txt"), ("model.safetensors", "pytorch_model.bin")
+FILES = ("config.json", "vocab.json", "merges.txt")
 SHARDS, SHAPES = tuple(f"params_{i}.npy" for i in range(10)), "params_shapes.json"
 VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
 
@@ -140,22 +141,9 @@ def fetch(weights: str, cache: Path, *, tensors: bool = True) -> Path:
     Raises:
         BadInput: it cannot be had; says why, and what to do.
     """
-    if Path(weights).is_dir():
-        return Path(weights)
+    repository = "openai-community/openai-gpt" if weights == "openai-gpt" else weights
     try:
-        if Path(weights).exists():
-            raise ValueError("it is a file")
-        repository = "openai-community/openai-gpt" if weights == "openai-gpt" else weights
-        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
-            raise ValueError("no such folder, and no name of the hub")
-        from huggingface_hub import snapshot_download
-
-        for file in TENSORS:
-            wanted = [*FILES, *([file] if tensors else [])]
-            folder = Path(snapshot_download(repository, cache_dir=cache, allow_patterns=wanted))
-            if not tensors or (folder / file).exists():
-                break
-        return folder
+        return folder_of(weights, repository, cache, FILES, tensors=tensors)
     except Exception as error:  # of the hub, from a name that it does not know to no network
         raise refused(weights, error) from error
 
@@ -218,13 +206,7 @@ def read(weights: str, folder: Path) -> "tuple[GPT, Tokenizer]":
             model = build(from_openai(folder))
         else:
             config = json.loads((folder / "config.json").read_text())
-            if (folder / "model.safetensors").exists():
-                from safetensors.torch import load_file
-
-                state = load_file(folder / "model.safetensors")
-            else:
-                state = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-            model = build(from_transformers(state), config.get("n_head", 12))
+            model = build(from_transformers(read_tensors(folder)), config.get("n_head", 12))
             check(config, model)
         tokenizer = read_vocabulary(folder)
         if (V := tokenizer.get_vocab_size()) != len(model.embedding.weight):

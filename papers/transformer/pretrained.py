@@ -30,6 +30,7 @@ from common.data.parallel import Parallel, read_pair
 from common.data.text import ragged
 from common.errors import BadInput
 from common.run import Run, evaluate_weights
+from common.weights import TENSORS, folder_of, read_tensors
 from papers.transformer.model import Transformer, positional_encoding
 from papers.transformer.train import translate
 
@@ -207,7 +208,7 @@ WEIGHTS = {
         "opus-mt-de-en", {2013: 32.1, 2014: 34.0, 2015: 34.2, 2016: 40.4, 2017: 35.7, 2018: 43.7, 2019: 40.1}
     ),
 }
-FILES, TENSORS = ("config.json", "vocab.json", "source.spm", "target.spm"), ("model.safetensors", "pytorch_model.bin")
+FILES = ("config.json", "vocab.json", "source.spm", "target.spm")
 
 
 def refused(weights: str, error: Exception) -> BadInput:
@@ -223,22 +224,9 @@ def fetch(weights: str, cache: Path) -> Path:
     Raises:
         BadInput: it cannot be had; says why, and what to do.
     """
-    if Path(weights).is_dir():
-        return Path(weights)
+    repository = f"Helsinki-NLP/{weights}" if f"weights-{weights}" in WEIGHTS else weights
     try:
-        if Path(weights).exists():
-            raise ValueError("it is a file")
-        repository = f"Helsinki-NLP/{weights}" if f"weights-{weights}" in WEIGHTS else weights
-        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
-            raise ValueError("no such folder, and no name of the hub")
-        from huggingface_hub import snapshot_download
-
-        for file in TENSORS:
-            wanted = [*FILES, "tokenizer_config.json", file]
-            folder = Path(snapshot_download(repository, cache_dir=cache, allow_patterns=wanted))
-            if (folder / file).exists():
-                break
-        return folder
+        return folder_of(weights, repository, cache, (*FILES, "tokenizer_config.json"))
     except Exception as error:  # of the hub, from a name that it does not know to no network
         raise refused(weights, error) from error
 
@@ -257,13 +245,7 @@ def load(weights: str, folder: Path) -> "tuple[Marian, MarianTokenizer]":
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
         config = json.loads((folder / "config.json").read_text())
-        if (folder / "model.safetensors").exists():
-            from safetensors.torch import load_file
-
-            state = load_file(folder / "model.safetensors")
-        else:
-            state = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-        model = build(from_transformers(state), **settings(config))
+        model = build(from_transformers(read_tensors(folder)), **settings(config))
         tokenizer = MarianTokenizer.from_pretrained(folder)
         theirs = (tokenizer.vocab_size, tokenizer.pad_token_id, tokenizer.eos_token_id)
         if theirs != (expected := (len(model.bias), model.pad, config["eos_token_id"])):
