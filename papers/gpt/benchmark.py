@@ -7,6 +7,7 @@ batches in bf16. On a GPU in the paper's sizes, and also how much each step of t
 """
 
 import gc
+import logging
 import sys
 import tempfile
 import time
@@ -155,6 +156,7 @@ def reading(text: corpus.Corpus, n: int = 200, B: int = 16, T: int = 128) -> Non
 
 def main() -> None:
     torch.manual_seed(0)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data_dir, gpu = Path(sys.argv[1] if len(sys.argv) > 1 else "data"), device.type == "cuda"
     configs = [EXPERIMENTS[name].config for name in ("tinyshakespeare", "wikitext2")]
