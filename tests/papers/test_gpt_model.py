@@ -588,3 +588,23 @@ def test_the_compiled_net_is_the_eager_one():
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     for a, b in zip(compiled, eager, strict=True):
         close(a, b)
+
+
+@pytest.mark.parametrize("past", [0, 4])
+def test_attention_on_a_cpu_is_that_on_a_gpu(past):
+    """Written out and fused; on both the last position sees everything."""
+    m, x = small().blocks[0].attention, torch.randn(2, 5, 12)
+    queries, keys, values = m.heads(x)
+    queries = queries[:, :, past:]
+    fused = F.scaled_dot_product_attention(queries, keys, values, is_causal=not past)
+    close(m.weights(queries, keys) @ values, fused)
+
+
+def test_the_benchmark_compares_the_same_networks(double):
+    from papers.gpt.benchmark import networks
+    from papers.gpt.pretrain import Pretraining
+
+    theirs, plain, ours = (net.double().eval() for net in networks(Pretraining(n_layer=2, n_head=2, width=16, context=12), 30))
+    tokens = torch.randint(30, (3, 12))
+    for logits in (theirs(tokens).logits, plain(tokens)):
+        torch.testing.assert_close(ours(tokens), logits, rtol=0, atol=1e-9)
