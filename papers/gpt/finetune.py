@@ -22,7 +22,7 @@ from common.data.text import Ragged, by_length, ragged
 from common.errors import BadInput
 from common.run import Run
 from papers.gpt import corpus
-from papers.gpt.model import GPT, LSTM, Classifier, auxiliary_loss, finetuning_rate, inputs
+from papers.gpt.model import GPT, LSTM, Classifier, auxiliary_loss, combined_loss, finetuning_rate, inputs
 from papers.gpt.pretrain import Pretraining, adam
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def loss(logits: Tensor, labels: Tensor, next_tokens: Tensor | None, tokens: Ten
     supervised = F.mse_loss(logits[:, 0], labels) if labels.is_floating_point() else F.cross_entropy(logits, labels)
     if next_tokens is None:
         return supervised
-    return supervised + weight * auxiliary_loss(next_tokens.to(logits.dtype), tokens, lengths).mean()
+    return combined_loss(supervised, auxiliary_loss(next_tokens.to(logits.dtype), tokens, lengths).mean(), weight)
 
 
 # Pre-trained networks.

@@ -166,8 +166,7 @@ class Classifier(nn.Module):
 
     Args:
         body: the pre-trained network; gets an embedding more for each of the three tokens of `inputs`, in its order.
-        classes: C, or 1 for a score.
-        choice: each sequence gets a score of its own, and the classes are the sequences.
+        classes: C, or 1 for a score.   choice: each sequence gets a score of its own, and the classes are the sequences.
     """
 
     def __init__(self, body: GPT | LSTM, classes: int, choice: bool = False, dropout: float = 0.1) -> None:
@@ -193,13 +192,15 @@ class Classifier(nn.Module):
 
 
 def auxiliary_loss(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """L_1 of Eq. (5) for each example (B,): Eq. (1) on each of its sequences, mean over its tokens, and then over the sequences.
-
-    logits (B, K, T, V), tokens (B, K, T), lengths (B, K).
-    """
+    """L_1 of Eq. (5): Eq. (1) on each sequence, the mean over its tokens, then over an example's: (B, K, T, V), ... -> (B,)."""
     nats = F.cross_entropy(logits[:, :, :-1].permute(0, 3, 1, 2), tokens[:, :, 1:], reduction="none")  # (B, K, T - 1)
     predicted = torch.arange(1, tokens.shape[2], device=tokens.device) < lengths[:, :, None]
     return ((nats * predicted).sum(2) / (lengths - 1)).mean(1)
+
+
+def combined_loss(supervised: Tensor, auxiliary: Tensor, weight: float = 0.5) -> Tensor:
+    """Eq. (5): L_3(C) = L_2(C) + lambda L_1(C)."""
+    return supervised + weight * auxiliary
 
 
 def finetuning_rate(step: int, steps: int, peak: float = 6.25e-5, warmup: float = 0.002) -> float:
