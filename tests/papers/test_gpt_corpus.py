@@ -604,3 +604,14 @@ def test_the_paper_is_the_default():
     assert paper.items() <= vars(config).items()
     assert [(claim.metric, claim.value) for claim in train.EXPERIMENTS["bookscorpus"].claims] == [("val_ppl", 18.4)]
     assert pretrain.loss(torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.int64)).item() == pytest.approx(math.log(8))
+
+
+def test_bf16_learns_as_fp32(tmp_path):
+    """Losses of the whole smoke run, to half a per cent; the dropout of both is the same."""
+    losses = {}
+    for precision in ("bf16", "fp32"):
+        code, output = here(SCRIPT, "smoke", "--precision", precision, "--out", tmp_path / precision)
+        assert code == 0, output
+        losses[precision] = [row["train_loss"] for row in rows(tmp_path / precision / OUT)]
+    assert losses["bf16"] != losses["fp32"] and len(losses["fp32"]) == 4
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=5e-3)
