@@ -210,7 +210,10 @@ def vocabulary(tmp_path_factory):
     text = corpus.made_up(8000) + "the cat sat on a mat: it's 1984, 3.14 % of $20 (or so)! naive cafe, angstrom\n" * 20
     learner = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.BpeTrainer(vocab_size=160, end_of_word_suffix="</w>", special_tokens=["<unk>"], show_progress=False)
+    ends = sorted({f"{character}</w>" for character in learner.normalizer.normalize_str(text) if not character.isspace()})
+    first = ["<unk>", *ends]  # the trainer would number the ends in another order each time
+    size = 120 + len(first)
+    trainer = trainers.BpeTrainer(vocab_size=size, end_of_word_suffix="</w>", special_tokens=first, show_progress=False)
     learner.train_from_iterator(text.splitlines(), trainer)
     learner.model.save(str(root))
     pieces = json.loads((root / "vocab.json").read_text())
