@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from common import run as life
 from common.claims import ROOT
 from common.run import main
 
@@ -31,6 +32,21 @@ def here(module: str, *argv: str) -> tuple[int, str]:
         except SystemExit as stop:  # tyro's
             code = stop.code
     return code, output.getvalue()
+
+
+def weights(pretrained, out, monkeypatch, capfd):
+    """`python -m papers.<paper>.pretrained ARGV --out OUT` in this process: ARGV -> exit code, lines that are errors."""
+
+    def run(*argv):
+        codes = []
+        monkeypatch.setattr("sys.argv", ["pretrained", *map(str, argv), "--out", str(out)])
+        monkeypatch.setattr(life, "reproduce", lambda known, evaluate, argv: codes.append(main(known, evaluate, argv)))
+        life.evaluate_weights(pretrained.WEIGHTS, pretrained.main)
+        output = capfd.readouterr().err
+        assert "Traceback" not in output
+        return codes[0], [line for line in output.splitlines() if line.startswith("error: ")]
+
+    return run
 
 
 def _child(module: str, argv: tuple[str, ...], environment: dict[str, str], log: str) -> None:

@@ -239,9 +239,9 @@ def pretrained(run: Run[Finetuning]) -> tuple[GPT | LSTM, "Tokenizer", dict[str,
     if weights in EXPERIMENTS:
         how = f"`make reproduce-{run.paper} EXPERIMENT={weights} OUT={run.options.out}`"
         raise BadInput(f"no pre-trained network in {named}: make it with {how}, or name another with --weights")
-    from papers.gpt.pretrained import fetch, read
+    from papers.gpt.pretrained import fetch, load
 
-    net, tokenizer = read(weights, run.on_main(lambda: fetch(weights, run.data_dir / "weights")))
+    net, tokenizer = load(weights, run.on_main(lambda: fetch(weights, run.data_dir / "weights")))
     return net, tokenizer, {"weights": weights, "weights_sha256": fingerprint(net)}
 
 

@@ -110,12 +110,7 @@ def pretrain(run: Run[Pretraining]) -> dict[str, float]:
         optimizer.zero_grad()
         if (step + 1) % config.evaluate_every == 0:
             run.report(val_loss=heldout_loss(run, model, text, "val"), lr=optimizer.param_groups[0]["lr"])
-    metrics = {"parameters": size / 1e6}
-    for split in [name for name in text.splits if name != "train"]:
-        nats, n = heldout_loss(run, model, text, split), len(text.splits[split]) - 1
-        metrics |= {f"{split}_loss": nats, f"{split}_ppl": math.exp(nats)}
-        if split in text.words:
-            metrics[f"{split}_ppl_by_word"] = math.exp(nats * n / (text.words[split] - 1))
+    metrics = {"parameters": size / 1e6} | heldout(run, model, text, T)
     write_samples(run, model, text)
     draw_losses(run)
     if config.network == "transformer":
@@ -145,6 +140,17 @@ def on(device: torch.device, tensor: Tensor) -> Tensor:
 # Evaluation.
 
 
+def heldout(run: Run[Any], model: nn.Module, text: Corpus, T: int) -> dict[str, float]:
+    """Loss and perplexity of every split but train, and by word where the tokens say all of the text."""
+    metrics = {}
+    for split in [name for name in text.splits if name != "train"]:
+        nats, n = heldout_loss(run, model, text, split, T), len(text.splits[split]) - 1
+        metrics |= {f"{split}_loss": nats, f"{split}_ppl": math.exp(nats)}
+        if split in text.words:
+            metrics[f"{split}_ppl_by_word"] = math.exp(nats * n / (text.words[split] - 1))
+    return metrics
+
+
 def heldout_loss(run: Run[Any], model: nn.Module, text: Corpus, split: str, T: int | None = None) -> float:
     """The mean of -log P of every token of a split but the first, in nats, the text cut into windows of T tokens, none overlapping.
 
@@ -155,16 +161,16 @@ def heldout_loss(run: Run[Any], model: nn.Module, text: Corpus, split: str, T: i
     counted = torch.full((len(starts),), T)
     counted[-1] = n - T * (len(starts) - 1)  # its last tokens only
     mine, size = torch.arange(len(starts))[run.share(len(starts))], max(1, (run.options.micro_batch or 8192) // T)
-    nats = []
+    nats = torch.zeros(len(mine), dtype=torch.float64, device=run.device)  # of each window
     with run.evaluating(model) as net:
-        for rows in mine.split(size) if len(mine) else ():
+        for at in range(0, len(mine), size):
+            rows = mine[at : at + size]
             tokens = on(run.device, text.windows(starts[rows], T, split))
             logits = net(tokens[:, :-1]).to(torch.get_default_dtype())
             each = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")  # (b, T)
             new = torch.arange(T, device=run.device) >= T - counted[rows].to(run.device)[:, None]
-            nats.append((each * new).double().sum(1))
-    mean = torch.cat(nats) if nats else torch.zeros(0, dtype=torch.float64, device=run.device)
-    return run.gather(mean, len(starts)).sum().item() / n
+            nats[at : at + size] = (each * new).double().sum(1)
+    return run.gather(nats, len(starts)).sum().item() / n
 
 
 def write_samples(run: Run[Pretraining], model: nn.Module, text: Corpus, n: int = 300) -> None:

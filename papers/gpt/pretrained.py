@@ -27,7 +27,7 @@ from common.run import Run, evaluate_weights
 from common.weights import TENSORS, folder_of, read_tensors
 from papers.gpt import corpus
 from papers.gpt.model import GPT
-from papers.gpt.pretrain import heldout_loss
+from papers.gpt.pretrain import heldout
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -187,7 +187,7 @@ def official_vocabulary(name: str, cache: Path) -> "Tokenizer":
         raise refused(name, error) from error
 
 
-def read(weights: str, folder: Path) -> "tuple[GPT, Tokenizer]":
+def load(weights: str, folder: Path) -> "tuple[GPT, Tokenizer]":
     """The model and the vocabulary of a folder, which `fetch` gives for `weights`.
 
     Raises:
@@ -214,15 +214,6 @@ def read(weights: str, folder: Path) -> "tuple[GPT, Tokenizer]":
     except Exception as error:  # of four libraries
         raise refused(weights, error) from error
     return model, tokenizer
-
-
-def load(weights: str, cache: Path) -> "tuple[GPT, Tokenizer]":
-    """The model and the vocabulary of openai-gpt, or OWNER/NAME of the hub, downloaded to `cache`, or of a folder.
-
-    Raises:
-        BadInput: they cannot be had, are damaged, or of another model; says why, and what to do.
-    """
-    return read(weights, fetch(weights, cache))
 
 
 @dataclass(frozen=True)
@@ -254,15 +245,13 @@ WEIGHTS = {
 def main(run: Run[Weights]) -> dict[str, float]:
     text = corpus.load(run)
     folder = run.on_main(lambda: fetch(run.config.weights, run.data_dir / "weights"))
-    model, tokenizer = read(run.config.weights, folder)
+    model, tokenizer = load(run.config.weights, folder)
     if tokenizer.get_vocab() != text.tokenizer.get_vocab():
         raise BadInput(f"{run.dir / 'vocabulary.json'} is not the vocabulary of {folder.absolute()}: --restart starts over")
     model, T = model.to(run.device), min(model.context, run.config.context)
-    metrics = {}
+    metrics = heldout(run, model, text, T)
     for split in [name for name in text.splits if name != "train"]:
-        nats = heldout_loss(run, model, text, split, T)
-        run.say(f"{split}: {len(text.splits[split]):,} tokens, in windows of {T}, {nats:.4f} nats each")
-        metrics |= {f"{split}_loss": nats, f"{split}_ppl": math.exp(nats)}
+        run.say(f"{split}: {len(text.splits[split]):,} tokens, in windows of {T}, {metrics[f'{split}_loss']:.4f} nats each")
     return metrics
 
 

@@ -12,12 +12,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel, OpenAIGPTTokenizer
 
-from common import run as life
 from common.errors import BadInput
 from papers.gpt import corpus, pretrained
 from papers.gpt.model import gpt, sample
-from papers.gpt.pretrained import SHAPES, SHARDS, WEIGHTS, build, from_openai, from_transformers, load, official_vocabulary
-from tests.start import finish, processes, record
+from papers.gpt.pretrained import SHAPES, SHARDS, WEIGHTS, build, fetch, from_openai, from_transformers, load, official_vocabulary
+from tests.start import finish, processes, record, weights
 
 PRETRAINED = "papers.gpt.pretrained"
 
@@ -310,17 +309,7 @@ def expected_loss(net, folder, text):
 @pytest.fixture
 def command(monkeypatch, tmp_path, capfd):
     """`python -m papers.gpt.pretrained ...` in this process -> exit code, lines that are errors."""
-
-    def run(*argv):
-        codes = []
-        monkeypatch.setattr("sys.argv", ["pretrained", *map(str, argv), "--out", str(tmp_path / "out")])
-        monkeypatch.setattr(life, "reproduce", lambda known, evaluate, argv: codes.append(life.main(known, evaluate, argv)))
-        life.evaluate_weights(WEIGHTS, pretrained.main)
-        output = capfd.readouterr().err
-        assert "Traceback" not in output
-        return codes[0], [line for line in output.splitlines() if line.startswith("error: ")]
-
-    return run
+    return weights(pretrained, tmp_path / "out", monkeypatch, capfd)
 
 
 def test_the_command_gives_the_loss_of_the_reference(official, command, tmp_path):
@@ -352,7 +341,7 @@ def test_a_vocabulary_that_changed_since_the_text_was_encoded(official, command,
     root, *_ = official
     folder = shutil.copytree(root / "hub", tmp_path / "hub")
     with monkeypatch.context() as patch:
-        patch.setattr(pretrained, "heldout_loss", lambda *given: 1 / 0)
+        patch.setattr(pretrained, "heldout", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # the run is killed
             command(folder, "--data-dir", root / "data")
     pieces = json.loads((folder / "vocab.json").read_text())
@@ -377,7 +366,7 @@ def test_other_configurations_are_refused(change, words, official, tmp_path):
     broken = shutil.copytree(official[0] / "hub", tmp_path / "hub")
     (broken / "config.json").write_text(json.dumps(json.loads((broken / "config.json").read_text()) | change))
     with pytest.raises(BadInput, match=words):
-        load(str(broken), tmp_path)
+        load(str(broken), fetch(str(broken), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -408,7 +397,7 @@ def test_folders_that_cannot_be_used(layout, damage, words, official, tmp_path):
     broken = shutil.copytree(official[0] / layout, tmp_path / layout)
     damage(broken)
     with pytest.raises(BadInput, match=words) as caught:
-        load(str(broken), tmp_path)
+        load(str(broken), fetch(str(broken), tmp_path))
     assert str(caught.value).startswith(f"cannot load {broken} (") and "\n" not in str(caught.value)
 
 
@@ -422,7 +411,7 @@ def test_older_files_of_the_hub(official, tmp_path):
     root, net, _ = official
     older = shutil.copytree(root / "hub", tmp_path / "hub", ignore=shutil.ignore_patterns("*.safetensors"))
     torch.save(net.transformer.state_dict() | {"h.0.attn.bias": torch.ones(1, 1, 32, 32)}, older / "pytorch_model.bin")
-    models_ = [load(str(each), tmp_path)[0] for each in (root / "hub", older, root / "authors")]
+    models_ = [load(str(each), each)[0] for each in (root / "hub", older, root / "authors")]
     for model in models_:
         equal(model.state_dict(), from_transformers(net.state_dict()))
         assert model.blocks[0].attention.h == 12

@@ -13,13 +13,12 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
-from common import run as life
 from common.bleu import sacrebleu
 from papers.transformer import model as ours
 from papers.transformer import pretrained
 from papers.transformer.model import beam_search
 from papers.transformer.pretrained import WEIGHTS, Weights, build, from_transformers, settings
-from tests.start import finish, processes, record
+from tests.start import finish, processes, record, weights
 
 PRETRAINED = "papers.transformer.pretrained"
 
@@ -315,17 +314,7 @@ def official(taught, tmp_path_factory):
 @pytest.fixture
 def command(monkeypatch, tmp_path, capfd):
     """`python -m papers.transformer.pretrained ...` in this process -> exit code, lines that are errors."""
-
-    def run(*argv):
-        codes = []
-        monkeypatch.setattr("sys.argv", ["pretrained", *map(str, argv), "--out", str(tmp_path / "out")])
-        monkeypatch.setattr(life, "reproduce", lambda known, evaluate, argv: codes.append(life.main(known, evaluate, argv)))
-        life.evaluate_weights(WEIGHTS, pretrained.main)
-        output = capfd.readouterr().err
-        assert "Traceback" not in output
-        return codes[0], [line for line in output.splitlines() if line.startswith("error: ")]
-
-    return run
+    return weights(pretrained, tmp_path / "out", monkeypatch, capfd)
 
 
 def test_the_command_gives_the_bleu_of_generate(official, taught, command, tmp_path):
