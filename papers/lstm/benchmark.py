@@ -26,8 +26,8 @@ def step_by_step(model: LSTM, x: Tensor, last: Tensor, truncate: bool = True) ->
     outputs = []
     for t in range(T):
         before = y.detach() if truncate else y
-        net = x[:, :, t] @ model.input_weight.mT + before @ model.recurrent_weight.mT
-        net = net.unflatten(-1, (B, 2 + S)) + model.padded_bias()[:, 0]
+        net = x[:, :, t] @ model.input_weight.mT + before @ model.recurrent_weight.mT + model.padded_bias()[:, 0]
+        net = net.unflatten(-1, (B, 2 + S))
         y_in, y_out = f(net[..., :1]), f(net[..., 1:2])
         s = s + y_in * g(net[..., 2:])
         y_c = y_out * h(s)

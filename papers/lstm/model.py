@@ -14,7 +14,7 @@ Shapes:  N trials   M sequences for each trial   T time steps   I inputs   K out
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,87 @@ def uniform_weight(init: float, *shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape).uniform_(-init, init))
 
 
+@functools.lru_cache(maxsize=4)
+def workspace(T: int, N: int, B: int, S: int, M: int, **like: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list]:
+    """What `recur` writes to, and its views of every step: to make these for every sequence would take a quarter of the time.
+
+    Autograd refuses a backward pass over what has been overwritten since.
+    """
+    net, y = torch.empty(T, N, B * (2 + S), M, **like), torch.empty(T + 1, N, B, 2 + S, M, **like)
+    s, g_c = torch.zeros(T + 1, N, B, S, M, **like), torch.empty(T, N, B, S, M, **like)
+    y_in, y_out, y_c = y[1:].split([1, 1, S], dim=3)
+    units = y.flatten(2, 3)  # (T + 1, N, U, M)
+    return net, y, s, g_c, list(zip(net, units[:-1], units[1:], y_in, y_out, y_c, g_c, s[:-1], s[1:], strict=True))
+
+
+@torch.no_grad()
+def recur(
+    net_x: Tensor, weight: Tensor, blocks: int, g_range: float, h_range: float, start: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations of all hidden units, step by step: where training spends most of its time, six small operations a step.
+
+    Args:
+        net_x: (T, N, U, M), what inputs and bias contribute to the net input of every hidden unit.
+        weight: (N, U, U), recurrent.
+        blocks: B.
+        g_range, h_range, start: `LSTM`'s ranges and start.
+
+    Returns, until the next call overwrites them:
+        y: (T + 1, N, B, 2 + S, M), y[t + 1] the hidden units of step t.
+        s: (T + 1, N, B, S, M), s_c / 2 in the same way.
+        g_c: (T, N, B, S, M), f(net_c) - 1/2, which is g / (2 g_range).
+    """
+    T, N, U, M = net_x.shape
+    net, y, s, g_c, steps = workspace(T, N, blocks, U // blocks - 2, M, dtype=net_x.dtype, device=net_x.device)
+    net.copy_(net_x)
+    y[0] = start
+    for net_t, before, y_t, in_t, out_t, c_t, g_t, s_before, s_t in steps:
+        torch.baddbmm(net_t, weight, before, out=y_t).sigmoid_()
+        torch.sub(c_t, 0.5, out=g_t)
+        torch.addcmul(s_before, in_t, g_t, value=g_range, out=s_t)
+        torch.mul(out_t, torch.tanh(s_t), out=c_t)  # h(s) = range tanh(s / 2)
+        if h_range != 1:
+            c_t.mul_(h_range)
+    return y, s, g_c
+
+
+class Recurrence(torch.autograd.Function):
+    """The hidden layer over time, and the truncated gradient of appendix A.1 as its derivative.
+
+    An error that reaches a gate or a cell input changes the weights into it and flows no further back; inside a cell it flows
+    back unchanged through s_c(t) = s_c(t-1) + ... for ever. So the error of a cell's state at t is the sum of those of all
+    later steps, and all time steps of the backward pass are one.
+    """
+
+    @staticmethod
+    def forward(ctx, net_x, weight, blocks, g_range, h_range, start):
+        """Arguments as `recur`'s. Returns y_c (T, N, B S, M), the cells' outputs, which alone have a derivative."""
+        y, s, g_c = recur(net_x, weight, blocks, g_range, h_range, start)
+        ctx.save_for_backward(y, s, g_c)
+        ctx.ranges = g_range, h_range
+        return y[1:, :, :, 2:].flatten(2, 3)
+
+    @staticmethod
+    def backward(ctx, d_c):
+        """d_c: (T, N, B S, M), the derivative of the loss by y_c; Eqs. 19-28 have alpha times its negative."""
+        y, s, g_c = ctx.saved_tensors
+        h_s = torch.tanh(s[1:])  # h(s_c) / h_range
+        g_range, h_range = ctx.ranges
+        y_in, y_out = y[1:, :, :, :1], y[1:, :, :, 1:2]  # (T, N, B, 1, M)
+        d_c = d_c.unflatten(2, g_c.shape[2:4])  # (T, N, B, S, M)
+
+        d_out = y_out * (1 - y_out) * h_range * (h_s * d_c).sum(3, keepdim=True)  # Eq. 21
+        d_s = y_out * (1 - h_s.square()) * (h_range / 2) * d_c  # Eq. 23, h' = (1 - (h / range)^2) range / 2
+        d_s = d_s.flip(0).cumsum(0).flip(0)  # a state is part of all later ones
+        d_in = y_in * (1 - y_in) * (2 * g_range) * (g_c * d_s).sum(3, keepdim=True)  # Eqs. 25, 26
+        d_g = y_in * (0.25 - g_c.square()) * (2 * g_range) * d_s  # Eqs. 27, 28, g' = 2 range f (1 - f)
+        delta = torch.cat([d_in, d_out, d_g], 3).flatten(2, 3)  # (T, N, U, M)
+
+        before = y[:-1].flatten(2, 3)  # what each unit saw over its recurrent connections
+        d_weight = delta.permute(1, 2, 0, 3).flatten(2) @ before.permute(1, 0, 3, 2).flatten(1, 2)  # (N, U, U)
+        return delta, d_weight, None, None, None, None
+
+
 class LSTM(nn.Module):
     """One fully self-connected hidden layer of memory cell blocks, and an output layer that sees the cells (Sec. 4).
 
@@ -57,6 +138,8 @@ class LSTM(nn.Module):
         init: weights start uniform in [-init, init] (Table 10).
         input_gate_bias, output_gate_bias: initial bias for each block, B numbers; None: uniform in [-init, init] as well.
             Negative values are the paper's remedies for state drift and for the abuse of cells as bias units (Sec. 4).
+        ranges: of g and h, which are [-range, range]: 2 and 1 in Eqs. 5 and 4; the legend of Table 10 has them swapped.
+        start: activations of all hidden units before a sequence: 0 (Sec. 5).
     """
 
     def __init__(
@@ -72,9 +155,11 @@ class LSTM(nn.Module):
         init: float = 0.1,
         input_gate_bias: Sequence[float] | None = None,
         output_gate_bias: Sequence[float] | None = None,
+        ranges: tuple[float, float] = (2.0, 1.0),
+        start: float = 0.0,
     ) -> None:
         super().__init__()
-        self.blocks, self.cells = blocks, cells
+        self.blocks, self.cells, self.ranges, self.start = blocks, cells, ranges, start
         units = blocks * (2 + cells)
         uniform = functools.partial(uniform_weight, init, trials)
 
@@ -89,66 +174,30 @@ class LSTM(nn.Module):
                     self.bias[:, :, gate] = torch.tensor(values)
 
     def forward(self, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """Activations of the output units.
+        """Activations of the output units: x (N, M, T, I) -> (N, M, T, K), or (N, M, K) at the steps `last` (N, M).
 
-        Its gradient is the truncated one of appendix A.1: an error that reaches a gate or a cell input changes the weights
-        into it and flows no further back; inside a cell it flows back unchanged through s_c(t) = s_c(t-1) + ... for ever.
-        So whatever enters a unit over a recurrent connection is a constant. `recur` computes those constants without a
-        graph; given them, all time steps are one vectorised pass, in which s_c is a running sum.
-
-        Args:
-            x: (N, M, T, I).
-            last: (N, M), the step at which to read the outputs; None reads them at every step.
-
-        Returns:
-            (N, M, K), or (N, M, T, K) where `last` is None.
+        Its gradient is the truncated one of appendix A.1 (`Recurrence`).
         """
-        _, y_out, s = self.states(x)
-        if last is not None:
-            y_out, s = (v.take_along_dim(last[:, :, None, None, None], 2) for v in (y_out, s))
-        y_c = y_out * h(s)  # y_c(t) = y_out(t) h(s_c(t)): (N, M, T or 1, B, S)
-
-        net_k = self.weighted(y_c.flatten(3), self.output_weight)  # (N, M, T or 1, K)
+        y_c = Recurrence.apply(self.net_x(x), self.recurrent_weight, self.blocks, *self.ranges, self.start)  # (T, N, B S, M)
+        if last is None:
+            net_k = self.weighted(y_c.permute(1, 3, 0, 2), self.output_weight)  # (N, M, T, K)
+        else:
+            y_c = y_c.take_along_dim(last[None, :, None], 0)  # (1, N, B S, M)
+            net_k = (self.output_weight @ y_c[0]).mT[:, :, None]  # (N, M, 1, K)
         if self.output_bias is not None:
             net_k = net_k + self.output_bias[:, None, None]
         y_k = f(net_k)
-        return y_k if last is None else y_k.squeeze(2)
+        return y_k if last is None else y_k[:, :, 0]
 
     def states(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gate activations and cell states over time: x (N, M, T, I) -> y_in, y_out (N, M, T, B, 1), s (N, M, T, B, S)."""
-        net_x, bias = self.weighted(x, self.input_weight), self.padded_bias()  # (N, M, T, U), (N, 1, 1, B, 2 + S)
-        y_before = self.recur(net_x + bias.flatten(3))  # (N, M, T, U), y(t-1), without gradient
-        net = net_x + self.weighted(y_before, self.recurrent_weight)  # (N, M, T, U)
-        net = net.unflatten(-1, (self.blocks, 2 + self.cells)) + bias  # (N, M, T, B, 2 + S)
-        y_in, y_out = f(net[..., :1]), f(net[..., 1:2])
-        s = (y_in * g(net[..., 2:])).cumsum(2)  # s_c(0) = 0, s_c(t) = s_c(t-1) + y_in(t) g(net_c(t))
-        return y_in, y_out, s
+        y, s, _ = recur(self.net_x(x), self.recurrent_weight, self.blocks, *self.ranges, self.start)
+        y_in, y_out, _ = y[1:].permute(1, 4, 0, 2, 3).clone().split([1, 1, self.cells], dim=-1)
+        return y_in, y_out, 2 * s[1:].permute(1, 4, 0, 2, 3)
 
-    @torch.no_grad()
-    def recur(self, net_x: Tensor) -> Tensor:
-        """Hidden activations one step before each step, zero before the first: (N, M, T, U) -> (N, M, T, U).
-
-        net_x: what inputs and bias contribute to the net input of every hidden unit.
-
-        The only part that cannot be vectorised over time, and where training spends most of its time: six small operations
-        a step, in place.
-        """
-        (N, M, T, _), B, S = net_x.shape, self.blocks, self.cells
-        net_x = net_x.permute(2, 0, 3, 1).contiguous()  # (T, N, U, M)
-
-        y = net_x.new_zeros(T + 1, N, B, 2 + S, M)  # y[t + 1] is y(t); y[0] is zero
-        s = net_x.new_zeros(N, B, S, M)
-        squashed = torch.empty_like(s)
-        # Views of every step, taken once.
-        units = y.flatten(2, 3).unbind()  # (N, U, M)
-        y_in, y_out, y_c = y[:, :, :, :1].unbind(), y[:, :, :, 1:2].unbind(), y[:, :, :, 2:].unbind()
-        for t, net_t in enumerate(net_x.unbind()):
-            torch.baddbmm(net_t, self.recurrent_weight, units[t], out=units[t + 1]).sigmoid_()
-            torch.sub(y_c[t + 1], 0.5, out=squashed)  # g(net_c) = 4 (f(net_c) - 1/2)
-            s.addcmul_(y_in[t + 1], squashed, value=4)
-            torch.mul(s, 0.5, out=squashed).tanh_()  # h(s_c)
-            torch.mul(y_out[t + 1], squashed, out=y_c[t + 1])
-        return y[:-1].flatten(2, 3).permute(1, 3, 0, 2)
+    def net_x(self, x: Tensor) -> Tensor:
+        """What inputs and bias contribute to the net input of every hidden unit: (N, M, T, I) -> (T, N, U, M)."""
+        return (self.weighted(x, self.input_weight) + self.padded_bias()).permute(2, 0, 3, 1)
 
     @staticmethod
     def weighted(z: Tensor, weight: Tensor) -> Tensor:
@@ -156,8 +205,8 @@ class LSTM(nn.Module):
         return (z.flatten(1, 2) @ weight.mT).unflatten(1, z.shape[1:3])
 
     def padded_bias(self) -> Tensor:
-        """The bias of every hidden unit, zero for those that have none: (N, 1, 1, B, 2 + S)."""
-        return nn.functional.pad(self.bias, (0, 2 + self.cells - self.bias.shape[-1]))[:, None, None]
+        """The bias of every hidden unit, zero for those that have none: (N, 1, 1, U)."""
+        return nn.functional.pad(self.bias, (0, 2 + self.cells - self.bias.shape[-1])).flatten(1)[:, None, None]
 
 
 class InputGateNet(nn.Module):

@@ -4,8 +4,9 @@ import torch
 
 from common.data import mix
 from papers.lstm.model import LSTM
+from papers.lstm.sequence_end import Config, Solved
 from papers.lstm.tasks import TASKS
-from papers.lstm.train import EXPERIMENTS, Config, Solved
+from papers.lstm.train import EXPERIMENTS
 from tests.papers.test_lstm_model import by_hand
 from tests.start import here, newest, record
 
@@ -45,12 +46,13 @@ def test_st3_against_its_definition():
     errors[:, 2] += 0.3  # a trial that is never right
     expected = [-1, -1, -1]
     for n in range(1, 201):
-        solved.recent(n, errors[n - 1])
+        solved.remember(n, errors[n - 1])
+        solved.mark(n, *solved.recent())
         for trial in range(3):
             recent = errors[max(0, n - 4) : n, trial]
             if expected[trial] < 0 and n >= 4 and (recent < 0.3).all() and recent.mean() < 0.15:
                 expected[trial] = n
-    assert solved.after.tolist() == expected
+    assert solved.after.tolist() == [expected]
     assert 4 < expected[0] < 200 and 4 < expected[1] < 200 and expected[0] != expected[1]
 
 
@@ -60,7 +62,7 @@ def test_a_solved_trial_learns_no_more(tmp_path):
     for sequences in (50, 80):
         assert here(SCRIPT, "smoke", "--out", tmp_path / str(sequences), *flags, "--max-sequences", sequences)[0] == 0
     early, late = (newest(tmp_path / n / "lstm/smoke/seed0")["objects"] for n in ("50", "80"))
-    done = (early["solved"]["after"] >= 0).tolist()
+    done = (early["solved"]["after"][0] >= 0).tolist()
     for name, weight in early["model"].items():
         same = [torch.equal(a, b) for a, b in zip(weight, late["model"][name], strict=True)]
         assert same == done, (name, early["solved"]["after"])
@@ -73,7 +75,7 @@ def test_metrics_are_over_the_solved_trials(tmp_path):
     assert here(SCRIPT, "smoke", "--out", tmp_path, *flags)[0] == 0
     directory = tmp_path / "lstm/smoke/seed0"
     metrics, objects = record(directory)["metrics"], newest(directory)["objects"]
-    after = objects["solved"]["after"]
+    after = objects["solved"]["after"][0]
     done = [n for n in range(4) if after[n] >= 0]
     assert metrics["success_rate"] == 25 * len(done)
     assert metrics["sequences"] == sum(after[n].item() for n in done) / len(done)
