@@ -106,7 +106,7 @@ FOUR = {
 }  # fmt: skip
 FIVE = {
     "task": "multiplication-5", "trials": 10, "input_gate_bias": None, "lr": 0.1, "correct_within": 0.04,
-    "allowed": (139, 12), "below": (1.0, 1.0), "max_sequences": 3_000_000,
+    "allowed": (139, 12), "below": (1.0, 1.0), "max_sequences": 1_500_000,
 }  # fmt: skip
 SIX_B = {"task": "temporal-order-6b", "trials": 10, "blocks": 3, "input_gate_bias": (-2.0, -4.0, -6.0), "lr": 0.1}
 
