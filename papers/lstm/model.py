@@ -42,7 +42,7 @@ def uniform_weight(init: float, *shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape).uniform_(-init, init))
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def workspace(T: int, N: int, B: int, S: int, M: int, **like: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list]:
     """What `recur` writes to, and its views of every step: to make these for every sequence would take a quarter of the time.
 
@@ -224,11 +224,15 @@ class InputGateNet(nn.Module):
         self.input_weight = uniform(2, inputs)  # (N, 2, I): input gate, cell
         self.output_weight = uniform(outputs, 1)  # (N, K, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, M, T, I) -> activations of the output units at every step (N, M, T, K)."""
+    def forward(self, x: Tensor, grown: Tensor) -> Tensor:
+        """Activations of the output units at every step: x (N, M, T, I) -> (N, M, T, K).
+
+        grown: (N,), the trials whose cell has been added; the others are without it.
+        """
         y_in, g_c = f(LSTM.weighted(x, self.input_weight)).split(1, dim=-1)  # (N, M, T, 1) each
         s = (y_in * g_c).cumsum(2)  # (N, M, T, 1)
-        return f(LSTM.weighted(x, self.direct_weight) + LSTM.weighted(s, self.output_weight))
+        cell_weight = self.output_weight.mT[:, None] * grown[:, None, None, None]  # (N, 1, 1, K)
+        return f(LSTM.weighted(x, self.direct_weight) + s * cell_weight)
 
 
 def squared_error(target: Tensor, y: Tensor) -> Tensor:

@@ -10,18 +10,24 @@ step: 1, 2a, 2b). The net learns after every sequence, so one run cannot be spli
 prints, for each claim, the paper's value, ours and the verdict, and draws the solved trials over training sequences.
 """
 
+import dataclasses
 from typing import Any
 
 from common.claims import Claim, Experiment
 from common.run import Run, reproduce
+from papers.lstm.grammar import Grammar, learn_grammar
+from papers.lstm.recall import Recall, learn_recall
 from papers.lstm.sequence_end import FIGURES, Config, Other, learn
 
 PER_SAMPLE = {"precision": {"cpu": "fp64", "cuda": "fp64"}, "per_sample": True, "curves": ("step", "solved_trials")}
+FP32 = {"precision": {"cpu": "fp32", "cuda": "fp32"}, "figures": ("solved-trials",)}
 SLOW = {**PER_SAMPLE, "log_every": 1000}
 
 
-def claims(table: str, trials: int, sequences: int, variation: int, *rest: Claim, metric: str = "sequences") -> list[Claim]:
-    """The claims of one row: all trials solved, and the mean number of training sequences until then.
+def claims(
+    table: str, trials: int, sequences: int, variation: int, *rest: Claim, metric: str = "sequences", rate: float = 100
+) -> list[Claim]:
+    """The claims of one row: the trials solved, and the mean number of training sequences until then.
 
     variation: the standard deviation of independent trials in % of their mean, as seen in trial runs; the paper gives none.
     """
@@ -34,10 +40,17 @@ def claims(table: str, trials: int, sequences: int, variation: int, *rest: Claim
     prefix = metric.removesuffix("sequences")
     one = f"one of {trials} trials"
     return [
-        Claim(f"{prefix}success_rate", 100, "%", f"{table}, {trials} trials", tolerance=100 / trials, why=one),
+        Claim(f"{prefix}success_rate", rate, "%", f"{table}, {trials} trials", tolerance=100 / trials, why=one),
         Claim(metric, sequences, "", f"{table}, success after", True, tolerance, why),
         *rest,
     ]
+
+
+def fails(rate: float, suffix: str = "") -> list[Claim]:
+    """How often RTRL and BPTT succeed in Table 2, where it is the point that they fail; within fewer sequences here."""
+    one = "one of 18 trials; more trials solved than in the paper would contradict it"
+    where = "Table 2, 18 trials, at most 5,000,000 sequences"
+    return [Claim(f"success_rate{suffix}", rate, "%", where, True, 100 / 18, one)]
 
 
 def table_3(sequences: int) -> list[Claim]:
@@ -89,6 +102,12 @@ def table_9(trials: int, sequences: int, wrong: int) -> list[Claim]:
     return claims("Table 9", trials, sequences, 30, claim)
 
 
+FOUR_BLOCKS = {"blocks": 4, "cells": 1, "output_gate_bias": (-1.0, -2.0, -3.0, -4.0)}
+TABLE_1 = [  # net, % of successful trials, success after
+    ({**FOUR_BLOCKS, "lr": 0.1}, 100, 39_740), ({"lr": 0.1}, 100, 21_730), ({"lr": 0.2}, 97, 14_060),
+    ({**FOUR_BLOCKS, "lr": 0.5}, 97, 9_500), ({"lr": 0.5}, 100, 8_440),
+]  # fmt: skip
+TABLE_2 = ((1, 78), (4, 56), (10, 22))  # RTRL, p=4: learning rate, % of successful trials
 TWO_C = {
     "trials": 20, "cells": 1, "biased": "none", "output_bias": False, "input_gate_bias": None, "init": 0.2, "lr": 0.01,
     "criterion": "test", "window": 10_000, "correct_within": 0.2, "max_sequences": 600_000, "test_sequences": 10_000,
@@ -119,6 +138,13 @@ def row(config: Any, source: str, cost: str, made: list[Claim] = (), **more: Any
     )  # fmt: skip
 
 
+def smoke(config: Any) -> Experiment:
+    return Experiment(
+        config, kind="smoke", source="Sec. 5", cap=f"{config.max_sequences} sequences", cost="3 s",
+        **PER_SAMPLE, log_every=20, checkpoint_every=0,
+    )  # fmt: skip
+
+
 LONG = "hours on one CPU core; not run here"
 EXPERIMENTS = {
     "temporal-order-6a": row(
@@ -126,6 +152,32 @@ EXPERIMENTS = {
     ),
     "temporal-order-6b": row(
         Config(max_sequences=1_500_000, **SIX_B), "Sec. 5.6, Table 9", "50 min on one CPU core", table_9(10, 571_100, 2)
+    ),
+    **{
+        f"reber-1-{i}": row(
+            Grammar(**net), f"Sec. 5.1, Table 1, LSTM, row {i}", "4 min on one CPU core",
+            claims("Table 1", 30, sequences, 50, rate=rate), figures=FIGURES[:1],
+        )
+        for i, (net, rate, sequences) in enumerate(TABLE_1, 1)
+    },
+    "long-lag-2a": row(
+        Recall(), "Sec. 5.2, Table 2, LSTM, p=100", "10 min on one CPU core", claims("Table 2", 18, 5040, 50), **FP32
+    ),
+    "long-lag-2b": row(
+        Recall(regular=False), "Sec. 5.2, no local regularities, p=100", "10 min on one CPU core",
+        claims("Sec. 5.2b", 18, 5680, 50), **FP32,
+    ),
+    "long-lag-2a-rtrl-p4": row(
+        Recall(p=4, net="self-recurrent", lr=(1.0, 4.0, 10.0), max_sequences=1_200_000), "Sec. 5.2, Table 2, RTRL, p=4",
+        "15 min on one CPU core", [claim for rate, success in TABLE_2 for claim in fails(success, f"_lr{rate}")], **FP32,
+    ),
+    "long-lag-2a-rtrl-p10": row(
+        Recall(p=10, net="self-recurrent", max_sequences=500_000), "Sec. 5.2, Table 2, RTRL, p=10",
+        "10 min on one CPU core", fails(0), **FP32,
+    ),
+    "long-lag-2a-rtrl-p100": row(
+        Recall(p=100, net="self-recurrent", max_sequences=20_000), "Sec. 5.2, Table 2, RTRL and BPTT, p=100",
+        "5 min on one CPU core", fails(0), **FP32,
     ),
     "long-lag-2c": row(Other("long-lag-2c", **TWO_C), "Sec. 5.2, Table 3, q=p=50", "30 min on one CPU core", table_3(30_000)),
     "long-lag-2c-q100": row(
@@ -180,16 +232,54 @@ EXPERIMENTS = {
         note="6b in single precision, with a cap that most trials need not reach in double precision",
         claims=table_9(10, 571_100, 2), figures=FIGURES[:1], per_sample=True, log_every=1000,
     ),
-    "smoke": Experiment(
-        Config(trials=3, window=150, correct_within=0.9, mean_error=0.6, max_sequences=240, test_sequences=32),
-        kind="smoke", source="Sec. 5.6", cap="240 sequences", cost="3 s",
-        **PER_SAMPLE, log_every=20, checkpoint_every=0,
-    ),
+    "smoke": smoke(Config(trials=3, window=150, correct_within=0.9, mean_error=0.6, max_sequences=240, test_sequences=32)),
+    "smoke-grammar": smoke(Grammar(sets=1, trials=2, strings=20, max_sequences=100)),
+    "smoke-recall": smoke(Recall(p=3, regular=False, trials=2, lr=(1.0, 2.0), cell_after=100, max_sequences=300)),
 }  # fmt: skip
 
 
+def reading(base: str, name: str, note: str, cap: int | None = None, **changes: Any) -> None:
+    """Add an experiment that reads the paper otherwise than `base`; `name` is appended to base's."""
+    config = dataclasses.replace(EXPERIMENTS[base].config, **changes | ({"max_sequences": cap} if cap else {}))
+    EXPERIMENTS[f"{base}-{name}"] = dataclasses.replace(
+        EXPERIMENTS[base], config=config, kind="reading", note=note, cap=f"{config.max_sequences:,} sequences", claims=(),
+        figures=(), cost="minutes on one CPU core",
+    )  # fmt: skip
+
+
+LEGEND, WIDE = {"g_range": 1.0, "h_range": 2.0}, {"g_range": 2.0, "h_range": 2.0}
+reading("reber-1-5", "legend", "g in [-1, 1], h in [-2, 2], as in the legend of Table 10", 60_000, **LEGEND)
+reading("reber-1-5", "wide", "g as in the text and h as in the legend, both in [-2, 2]", 60_000, **WIDE)
+reading("reber-1-5", "factor-2", "the gradient of E, not of E / 2 (Eq. 16)", 60_000, lr=1.0)
+reading("reber-1-5", "per-step", "the weights change at every time step", 60_000, update="step")
+reading("reber-1-5", "output-bias", "output units have a bias (283 weights, Table 10: 276)", 60_000, output_bias=True)
+reading("reber-1-5", "cell-bias", "cells have a bias, too (282 weights)", 60_000, biased="all")
+reading("reber-1-5", "start", "activations start at 0.5, as in the authors' later simulator", 60_000, start=0.5)
+reading("reber-1-5", "distinct", "256 different strings in a set, so longer ones", 60_000, distinct=True)
+reading("reber-1-5", "init", "initial weights in [-0.1, 0.1]", 60_000, init=0.1)
+reading("reber-1-5", "cells-only", "gates are not sources of connections", 60_000, sources="cells")
+reading(
+    "reber-1-5", "combined", "output bias, gates are not sources, both ranges [-2, 2]", 60_000,
+    output_bias=True, sources="cells", **WIDE,
+)  # fmt: skip
+reading(
+    "reber-1-5", "combined-per-step", "output bias, gates are not sources, the weights change at every time step", 60_000,
+    output_bias=True, sources="cells", update="step",
+)  # fmt: skip
+reading("long-lag-2a", "whole-net", "the cell is there from the start", 10_000, cell_after=0)
+reading("long-lag-2a", "cell-at-4000", "the cell is added after 4,000 sequences", cell_after=4_000)
+INPUTS_ONLY = "gates and cells see the inputs only (328 and 628 weights, Table 10: 364 and 664)"
+for row_2c in ("long-lag-2c", "long-lag-2c-q100"):
+    reading(row_2c, "inputs-only", INPUTS_ONLY, recurrent=False)
+    reading(row_2c, "inputs-only-legend", "the same, and g in [-1, 1], h in [-2, 2]", recurrent=False, **LEGEND)
+reading("long-lag-2c", "legend", "g in [-1, 1], h in [-2, 2], as in the legend of Table 10", 150_000, **LEGEND)
+reading("long-lag-2c", "factor-2", "the gradient of E, not of E / 2 (Eq. 16)", 150_000, lr=0.02)
+
+
 def train(run: Run[Any]) -> dict[str, float]:
-    return learn(run)
+    if isinstance(run.config, Grammar):
+        return learn_grammar(run)
+    return learn_recall(run) if isinstance(run.config, Recall) else learn(run)
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def test_input_gate_net_against_a_loop():
     torch.manual_seed(0)
     model = InputGateNet(2, 5, 5).to(DOUBLE)
     x = torch.randn(2, 3, 9, 5, dtype=DOUBLE)
-    y = model(x)
+    y = model(x, torch.ones(2, dtype=torch.bool))
     for n in range(2):
         for m in range(3):
             s = 0.0

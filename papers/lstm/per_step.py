@@ -1,0 +1,66 @@
+"""Eqs. 19-28 as they are written, step by step, with the weights changing at every time step: a reading of experiment 1.
+
+`model.py` computes the same changes for a whole sequence at once; here the weights move while the sequence goes on, so that the
+derivatives of the states, which are carried forward, are those of earlier weights.
+"""
+
+import torch
+from torch import Tensor
+
+from papers.lstm.model import LSTM, f
+
+
+@torch.no_grad()
+def learn_step_by_step(model: LSTM, x: Tensor, target: Tensor, length: Tensor, lr: float, learning: Tensor) -> Tensor:
+    """One sequence for each trial; changes the model's weights.
+
+    Args:
+        x: (N, T, I).    target: (N, T, K).    length: (N,), the steps that have a target.
+        lr: alpha.       learning: (N,), bool, the trials whose weights may change.
+
+    Returns:
+        (N, T, K), the activations of the output units at each step, before its change of weights.
+    """
+    (N, T, I), B, S = x.shape, model.blocks, model.cells
+    g_range, h_range = model.ranges
+    weight = torch.cat([model.input_weight, model.recurrent_weight, model.padded_bias().squeeze(1).mT], 2)  # (N, U, Z)
+    may_change = torch.ones_like(weight[:1]).unflatten(1, (B, 2 + S))
+    may_change[:, :, model.bias.shape[-1] :, -1] = 0  # units without a bias weight
+    V = model.output_weight  # (N, K, B S)
+
+    y = x.new_full((N, B * (2 + S)), model.start)
+    s = x.new_zeros(N, B, S)
+    ds_in, ds_c = x.new_zeros(2, N, B, S, weight.shape[2])  # derivatives of the states by the weights into gate and cell
+    outputs = []
+    for t in range(T):
+        z = torch.cat([x[:, t], y, x.new_ones(N, 1)], 1)  # (N, Z)
+        net = (weight @ z[:, :, None]).view(N, B, 2 + S)
+        y_in, y_out = f(net[..., :1]), f(net[..., 1:2])
+        tanh = torch.tanh(0.5 * net[..., 2:])
+        z = z[:, None, None]  # (N, 1, 1, Z)
+        ds_in += (g_range * tanh * y_in * (1 - y_in))[..., None] * z  # Eq. 25
+        ds_c += (g_range / 2 * (1 - tanh.square()) * y_in)[..., None] * z  # Eq. 27
+        s = s + y_in * g_range * tanh
+        squashed = torch.tanh(0.5 * s)
+        y_c = y_out * h_range * squashed
+        net_k = (V @ y_c.flatten(1)[:, :, None]).squeeze(2)
+        y_k = f(net_k if model.output_bias is None else net_k + model.output_bias)
+        outputs.append(y_k)
+
+        alpha = lr * (learning & (t < length)).to(x)[:, None]  # (N, 1)
+        e_k = alpha * y_k * (1 - y_k) * (target[:, t] - y_k)  # Eq. 19
+        back = (e_k[:, None] @ V).view(N, B, S)
+        e_out = y_out * (1 - y_out) * (h_range * squashed * back).sum(2, keepdim=True)  # Eq. 21
+        e_s = y_out * (h_range / 2) * (1 - squashed.square()) * back  # Eq. 23
+        into_in = (e_s[..., None] * ds_in).sum(2, keepdim=True)  # Eq. 26
+        change = torch.cat([into_in, e_out[..., None] * z, e_s[..., None] * ds_c], 2)  # Eqs. 22, 28
+        weight += (may_change * change).flatten(1, 2)
+        V += e_k[:, :, None] * y_c.flatten(1)[:, None]  # Eq. 22
+        if model.output_bias is not None:
+            model.output_bias += e_k
+        y = torch.cat([y_in, y_out, y_c], 2).flatten(1)
+
+    model.input_weight.copy_(weight[:, :, :I])
+    model.recurrent_weight.copy_(weight[:, :, I:-1])
+    model.bias.copy_(weight[:, :, -1].view(N, B, 2 + S)[..., : model.bias.shape[-1]])
+    return torch.stack(outputs, 1)
