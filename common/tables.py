@@ -5,9 +5,10 @@ whole state of the repository (make list). A generated part of a file stands bet
 `<!-- end -->`.
 """
 
+import importlib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from common.claims import (
@@ -176,9 +177,15 @@ def generated(path: Path) -> str:
     """A file's text with every generated part made anew."""
 
     def block(match: re.Match) -> str:
-        return f"{match[1]}\n{BLOCKS[match[2]](path.parent.name)}\n{match[3]}"
+        table = BLOCKS.get(match[2]) or own_tables(path.parent.name)[match[2]]
+        return f"{match[1]}\n{table(path.parent.name)}\n{match[3]}"
 
     return BLOCK.sub(block, path.read_text())
+
+
+def own_tables(paper: str) -> dict[str, Callable[[str], str]]:
+    """The tables that a paper's train.py makes of its records for its own README, its TABLES: name -> (paper -> markdown)."""
+    return getattr(importlib.import_module(f"papers.{paper}.train"), "TABLES", {})
 
 
 def files() -> list[Path]:

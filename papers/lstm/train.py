@@ -11,13 +11,15 @@ prints, for each claim, the paper's value, ours and the verdict, and draws the s
 """
 
 import dataclasses
+import functools
 from typing import Any
 
-from common.claims import Claim, Experiment
+from common.claims import Claim, Experiment, records
 from common.run import Run, reproduce
 from papers.lstm.grammar import Grammar, learn_grammar
 from papers.lstm.recall import Recall, learn_recall
 from papers.lstm.sequence_end import FIGURES, Config, Other, learn
+from papers.lstm.summary import investigation, picture
 
 PER_SAMPLE = {"precision": {"cpu": "fp64", "cuda": "fp64"}, "per_sample": True, "curves": ("step", "solved_trials")}
 FP32 = {"precision": {"cpu": "fp32", "cuda": "fp32"}, "figures": ("solved-trials",)}
@@ -117,7 +119,7 @@ THREE = {
     "input_gate_bias": (-1.0, -3.0, -5.0), "output_gate_bias": (-2.0, -4.0, -6.0), "criterion": "test", "window": 256,
 }  # fmt: skip
 THREE_A = {**THREE, "lr": 1.0, "correct_within": 0.2, "allowed": (0, 0), "below": (1.0, 0.01), "max_sequences": 500_000}
-THREE_B = {**THREE_A, "allowed": (5, 5), "below": (1.0, 0.04)}
+THREE_B = {**THREE_A, "allowed": (5, 5), "below": (1.0, 0.04), "max_sequences": 200_000}
 THREE_C = {**THREE, "lr": 0.1, "correct_within": 0.1, "mean_error": 0.015}
 FOUR = {
     "task": "adding-4", "trials": 10, "input_gate_bias": (-3.0, -6.0), "correct_within": 0.04, "mean_error": 0.01,
@@ -274,6 +276,11 @@ for row_2c in ("long-lag-2c", "long-lag-2c-q100"):
     reading(row_2c, "inputs-only-legend", "the same, and g in [-1, 1], h in [-2, 2]", recurrent=False, **LEGEND)
 reading("long-lag-2c", "legend", "g in [-1, 1], h in [-2, 2], as in the legend of Table 10", 150_000, **LEGEND)
 reading("long-lag-2c", "factor-2", "the gradient of E, not of E / 2 (Eq. 16)", 150_000, lr=0.02)
+
+
+FAMILY = [name for name, e in EXPERIMENTS.items() if e.kind != "smoke"]
+PICTURES = {"tables": (FAMILY, functools.partial(picture, EXPERIMENTS))}
+TABLES = {"investigation": lambda _: investigation(EXPERIMENTS, records("lstm"))}
 
 
 def train(run: Run[Any]) -> dict[str, float]:
