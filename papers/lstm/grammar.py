@@ -11,7 +11,7 @@ from common.claims import at_least_one, positive
 from common.data import mix
 from common.run import Run
 from papers.lstm.model import LSTM, Biased, squared_error
-from papers.lstm.per_step import learn_step_by_step
+from papers.lstm.readings import Shortcuts, cut, learn_step_by_step, units
 from papers.lstm.sequence_end import draw_solved
 from papers.lstm.strings import SYMBOLS, Strings, encode, reber_set
 
@@ -68,6 +68,13 @@ class Grammar:
             raise ValueError(f"--output-gate-bias needs one number for each of the {self.blocks} blocks")
 
 
+@dataclass(frozen=True)
+class WithShortcuts(Grammar):
+    """A reading: input units feed the output units, too."""
+
+    output_bias: bool = True
+
+
 class Solved(nn.Module):
     """After how many training strings each trial met the paper's criterion, and its weaker reading: (N,), -1 for not yet."""
 
@@ -102,17 +109,14 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
     legal = torch.stack([part.legal for part in every]).to(run.device)
     pair = torch.arange(N) // (N // config.sets)  # the pair of each trial
 
-    model = LSTM(
+    model = (Shortcuts if isinstance(config, WithShortcuts) else LSTM)(
         N, len(SYMBOLS), len(SYMBOLS), config.blocks, config.cells, biased=config.biased, output_bias=config.output_bias,
         init=config.init, output_gate_bias=config.output_gate_bias, ranges=(config.g_range, config.h_range), start=config.start,
     )  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, fused=True)
     model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(N))
     if config.sources == "cells":
-        seen = torch.zeros(config.blocks, 2 + config.cells, device=run.device)
-        seen[:, 2:] = 1
-        model.recurrent_weight.data *= seen.flatten()
-        model.recurrent_weight.register_hook(lambda gradient: gradient * seen.flatten())
+        cut(model.recurrent_weight, units(model, gates=0, cells=1))
     block_number = -1
 
     for step in run.steps(config.max_sequences, samples=N):

@@ -178,16 +178,17 @@ class LSTM(nn.Module):
 
         Its gradient is the truncated one of appendix A.1 (`Recurrence`).
         """
+        return f(self.net_k(x, last))
+
+    def net_k(self, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """Net inputs of the output units, in the shape of their activations."""
         y_c = Recurrence.apply(self.net_x(x), self.recurrent_weight, self.blocks, *self.ranges, self.start)  # (T, N, B S, M)
-        if last is None:
-            net_k = self.weighted(y_c.permute(1, 3, 0, 2), self.output_weight)  # (N, M, T, K)
-        else:
+        if last is not None:
             y_c = y_c.take_along_dim(last[None, :, None], 0)  # (1, N, B S, M)
-            net_k = (self.output_weight @ y_c[0]).mT[:, :, None]  # (N, M, 1, K)
+        net_k = self.weighted(y_c.permute(1, 3, 0, 2), self.output_weight)  # (N, M, T or 1, K)
         if self.output_bias is not None:
             net_k = net_k + self.output_bias[:, None, None]
-        y_k = f(net_k)
-        return y_k if last is None else y_k[:, :, 0]
+        return net_k if last is None else net_k[:, :, 0]
 
     def states(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gate activations and cell states over time: x (N, M, T, I) -> y_in, y_out (N, M, T, B, 1), s (N, M, T, B, S)."""

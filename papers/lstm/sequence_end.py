@@ -10,6 +10,7 @@ from common.claims import at_least_one, positive
 from common.data import mix
 from common.run import Run
 from papers.lstm.model import LSTM, Biased, squared_error
+from papers.lstm.readings import cut, units
 from papers.lstm.tasks import TASKS, Sequences, Task
 
 LOOK = 1000  # updates between two looks at a criterion on test sequences, each of which costs as much as a hundred updates
@@ -101,6 +102,11 @@ class Other(Config):
         return {"biased": self.biased, "ranges": (self.g_range, self.h_range), "start": self.start}
 
 
+@dataclass(frozen=True)
+class GatesOnly(Other):
+    """A reading: hidden units feed the gates only, and a cell's net input comes from the input units (and its bias)."""
+
+
 class Solved(nn.Module):
     """Which trials have met each of the R stopping rules, and what they were then worth.
 
@@ -170,8 +176,10 @@ def learn(run: Run[Config]) -> dict[str, float]:
         config.trials, task.inputs, task.outputs, config.blocks, config.cells, output_bias=config.output_bias, init=config.init,
         input_gate_bias=config.input_gate_bias, output_gate_bias=config.output_gate_bias, **config.readings(),
     )  # fmt: skip
-    if not getattr(config, "recurrent", True):
+    if isinstance(config, Other) and not config.recurrent:
         model.recurrent_weight.requires_grad_(False).zero_()
+    if isinstance(config, GatesOnly):
+        cut(model.recurrent_weight, units(model, gates=1, cells=0)[:, None])
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad and p.numel()], lr=config.lr, fused=True)
     model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(config))
     rules = len(solved.after)

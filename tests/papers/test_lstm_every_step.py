@@ -9,7 +9,7 @@ from common.data import mix
 from papers.lstm.baseline import SelfRecurrentNet
 from papers.lstm.grammar import Grammar, right, sets
 from papers.lstm.model import LSTM, InputGateNet, squared_error, weights
-from papers.lstm.per_step import learn_step_by_step
+from papers.lstm.readings import Shortcuts, cut, learn_step_by_step, units
 from papers.lstm.recall import Progress
 from papers.lstm.strings import REBER, SYMBOLS, embedded_reber, encode, reber_set, recall
 from papers.lstm.train import EXPERIMENTS
@@ -267,3 +267,35 @@ def test_hyper_parameters_are_those_of_table_10():
     for name, regular in (("long-lag-2a", True), ("long-lag-2b", False)):
         c = EXPERIMENTS[name].config
         assert (c.p, c.lr, c.init, c.trials, c.correct_within, c.regular) == (100, (1,), 0.2, 18, 0.25, regular)
+
+
+def test_connections_that_are_cut_stay_cut_and_the_others_learn_as_before():
+    """Cells see the inputs only: against the net whose weights into cells are set to zero after every update."""
+    one, other = net(seed=3), net(seed=3)
+    keep = units(one, gates=1, cells=0)[:, None]
+    assert keep.flatten().tolist() == [1, 1, 0, 0] * 2
+    cut(one.recurrent_weight, keep)
+    other.recurrent_weight.data *= keep
+    x, target = torch.randn(1, 1, 9, 3, dtype=DOUBLE), torch.rand(1, 1, 9, 2, dtype=DOUBLE)
+    start = one.recurrent_weight.detach().clone()
+    for _ in range(3):
+        for model in (one, other):
+            model.zero_grad()
+            squared_error(target, model(x)).sum().backward()
+            for p in model.parameters():
+                p.data -= p.grad
+        other.recurrent_weight.data *= keep
+    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert one.recurrent_weight[0, keep[:, 0] == 0].eq(0).all() and not torch.equal(one.recurrent_weight, start)
+
+
+def test_shortcuts_are_direct_weights():
+    torch.manual_seed(0)
+    model = Shortcuts(2, 3, 4, 2, 1, init=0.5).to(DOUBLE)
+    x = torch.randn(2, 2, 6, 3, dtype=DOUBLE)
+    without = LSTM(2, 3, 4, 2, 1, init=0.5).to(DOUBLE)
+    without.load_state_dict({name: p for name, p in model.state_dict().items() if name != "direct_weight"})
+    expected = torch.sigmoid(torch.logit(without(x)) + torch.einsum("nmti,nki->nmtk", x, model.direct_weight))
+    torch.testing.assert_close(model(x), expected)
+    assert weights(Shortcuts(1, 7, 7, 3, 2, biased="gates", init=0.2)) == 276 + 49 + 7

@@ -1,18 +1,48 @@
-"""Eqs. 19-28 as they are written, step by step, with the weights changing at every time step: a reading of experiment 1.
+"""Nets and updates that the paper does not print, for the readings of train.py."""
 
-`model.py` computes the same changes for a whole sequence at once; here the weights move while the sequence goes on, so that the
-derivatives of the states, which are carried forward, are those of earlier weights.
-"""
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from papers.lstm.model import LSTM, f
+from papers.lstm.model import LSTM, f, uniform_weight
+
+
+def cut(weight: nn.Parameter, keep: Tensor) -> None:
+    """Take connections away for good: weight (N, R, A), keep (R, A), 1 or 0."""
+    weight.data *= keep
+    weight.register_hook(lambda gradient: gradient * keep)
+
+
+def units(model: LSTM, gates: float, cells: float) -> Tensor:
+    """One number for each hidden unit, gates and cells: (U,)."""
+    numbers = model.recurrent_weight.new_full((model.blocks, 2 + model.cells), cells)
+    numbers[:, :2] = gates
+    return numbers.flatten()
+
+
+class Shortcuts(LSTM):
+    """Input units feed the output units, too, as in Sec. 5.2a.
+
+    Args: as `LSTM`'s.
+    """
+
+    def __init__(self, trials: int, inputs: int, outputs: int, *args: Any, **options: Any) -> None:
+        super().__init__(trials, inputs, outputs, *args, **options)
+        self.direct_weight = uniform_weight(options["init"], trials, outputs, inputs)  # (N, K, I)
+
+    def net_k(self, x: Tensor, last: Tensor | None = None) -> Tensor:
+        if last is not None:
+            raise ValueError("with an error at every step only")
+        return super().net_k(x) + self.weighted(x, self.direct_weight)
 
 
 @torch.no_grad()
 def learn_step_by_step(model: LSTM, x: Tensor, target: Tensor, length: Tensor, lr: float, learning: Tensor) -> Tensor:
-    """One sequence for each trial; changes the model's weights.
+    """Eqs. 19-28 as they are written, one sequence for each trial, with weights that change at every time step.
+
+    `Recurrence` computes the same changes for a whole sequence at once; here the derivatives of the states, which are carried
+    forward, are those of earlier weights.
 
     Args:
         x: (N, T, I).    target: (N, T, K).    length: (N,), the steps that have a target.
