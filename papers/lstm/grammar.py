@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from common.claims import at_least_one, positive
 from common.data import mix
@@ -107,7 +108,7 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
     lengths = torch.stack([part.length for part in train])  # (sets, strings), on the CPU
     every_x = torch.stack([part.x for part in every]).to(run.device)  # (sets, M, T, 7), both sets of a pair
     legal = torch.stack([part.legal for part in every]).to(run.device)
-    pair = torch.arange(N) // (N // config.sets)  # the pair of each trial
+    pair = torch.arange(N, device=run.device) // (N // config.sets)  # of each trial
 
     model = (Shortcuts if isinstance(config, WithShortcuts) else LSTM)(
         N, len(SYMBOLS), len(SYMBOLS), config.blocks, config.cells, biased=config.biased, output_bias=config.output_bias,
@@ -124,7 +125,7 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
             block_number = step // BLOCK
             generator = torch.Generator().manual_seed(mix(run.seed, "train", block_number))
             choice = torch.randint(config.strings, (BLOCK, N), generator=generator)
-            length = lengths[pair, choice]  # (BLOCK, N)
+            length = lengths[pair.cpu(), choice]  # (BLOCK, N)
             longest = length.amax(1).tolist()
             length = length.to(run.device)
         at, T = step % BLOCK, longest[step % BLOCK]
@@ -142,11 +143,13 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
             optimizer.zero_grad()
 
         if (step + 1) % LOOK == 0:
-            strict, argmax = learning, learning
+            strict, argmax = learning.clone(), learning.clone()
             for few in PARTS:  # most nets are wrong on the first few strings
-                if argmax.any():
-                    by_string = right(run, model, every_x[:, few], legal[:, few], pair)
-                    strict, argmax = (so_far & now.all((1, 2)) for so_far, now in zip((strict, argmax), by_string, strict=True))
+                left = argmax.nonzero().flatten()
+                if len(left):
+                    verdicts = right(run, model, every_x[:, few], legal[:, few], pair, left)
+                    for so_far, by_string in zip((strict, argmax), verdicts, strict=True):
+                        so_far[left] &= by_string.all((1, 2))
             solved.mark(step + 1, strict, argmax)
         if run.log_step:
             error = (wanted - y.detach()).abs().mean()
@@ -158,7 +161,7 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
             if count == N:
                 run.end_loop()
 
-    strict, _ = right(run, model, every_x, legal, pair)  # (N, M, T)
+    strict, _ = right(run, model, every_x, legal, pair, torch.arange(N, device=run.device))  # (N, M, T)
     after = solved.after
     draw_solved(run, after[after >= 0].tolist())
     return metrics(solved, strict, every, pair)
@@ -180,15 +183,15 @@ def sets(config: Grammar, seed: int) -> tuple[list[Strings], list[Strings]]:
     return train, every
 
 
-def right(run: Run[Grammar], model: LSTM, x: Tensor, legal: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
-    """For each trial on the strings of its pair, which predictions are right: (N, M, T) each, padding is right.
+def right(run: Run[Grammar], model: LSTM, x: Tensor, legal: Tensor, pair: Tensor, trials: Tensor) -> tuple[Tensor, Tensor]:
+    """Which predictions of some trials on the strings of their pairs are right: (trials, M, T) each; padding is right.
 
     The first as in Sec. 5.1: the units of all symbols that may follow are more active than all others. The second is weaker: the
     most active unit is of one that may follow.
     """
     with run.evaluating(model) as net:
-        y = net(x[pair])  # (N, M, T, 7)
-    legal = legal[pair]
+        y = functional_call(net, {name: p[trials] for name, p in net.named_parameters()}, (x[pair[trials]],))  # (trials, M, T, 7)
+    legal = legal[pair[trials]]
     other = y.masked_fill(legal, -1).amax(-1)
     outside = ~legal.any(-1)
     return (y.masked_fill(~legal, 2).amin(-1) > other) | outside, (y.masked_fill(~legal, -1).amax(-1) > other) | outside
@@ -202,7 +205,7 @@ def metrics(solved: Solved, strict: Tensor, every: list[Strings], pair: Tensor) 
     if len(after):
         found |= {"sequences_min": after.min().item(), "sequences_max": after.max().item()}
     found |= {"success_rate_argmax": 100 * len(argmax) / len(done), "sequences_argmax": argmax.mean().item()}
-    length = torch.stack([part.length for part in every])[pair].to(strict.device)  # (N, M)
+    length = torch.stack([part.length for part in every]).to(strict.device)[pair]  # (N, M)
     wrong = ~strict[~done]  # (failed trials, M, T)
     recall = wrong.gather(2, length[~done][..., None] - 2)  # the last prediction but one
     return found | {"wrong_on_recall": 100 * (recall.sum() / wrong.sum()).item()}

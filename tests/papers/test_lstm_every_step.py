@@ -76,7 +76,7 @@ class Fixed(torch.nn.Module):
 
     def __init__(self, y):
         super().__init__()
-        self.y = y
+        self.y = torch.nn.Parameter(y)
 
     def forward(self, x):
         return self.y
@@ -94,10 +94,12 @@ class Evaluating:
 def test_criterion_of_experiment_1():
     coded = encode([("BTBTXSETE", ("TP", "B", "TP", "SX", "XS", "E", "T", "E"))], 9)
     y = 0.1 + 0.5 * coded.legal[None].float()  # every legal symbol is more active than every other
-    pair, x, legal = torch.zeros(1, dtype=torch.int64), coded.x[None], coded.legal[None]
+    pair, x, legal = torch.zeros(2, dtype=torch.int64), coded.x[None], coded.legal[None]
 
     def verdicts(y):
-        strict, argmax = right(Evaluating(), Fixed(y), x, legal, pair)
+        both = torch.stack([torch.rand_like(y), y])  # the first trial is not asked for
+        strict, argmax = right(Evaluating(), Fixed(both), x, legal, pair, torch.tensor([1]))
+        assert strict.shape[0] == 1
         assert strict[..., 8].all() and argmax[..., 8].all(), "padding is right"
         return strict.all().item(), argmax.all().item()
 
@@ -299,3 +301,15 @@ def test_shortcuts_are_direct_weights():
     expected = torch.sigmoid(torch.logit(without(x)) + torch.einsum("nmti,nki->nmtk", x, model.direct_weight))
     torch.testing.assert_close(model(x), expected)
     assert weights(Shortcuts(1, 7, 7, 3, 2, biased="gates", init=0.2)) == 276 + 49 + 7
+
+
+def test_looks_at_some_trials_are_those_of_all():
+    torch.manual_seed(0)
+    model = LSTM(6, 7, 7, 3, 2, biased="gates", output_bias=False, init=2.0)
+    _, every = sets(Grammar(trials=6), 0)
+    x, legal = torch.stack([part.x for part in every]), torch.stack([part.legal for part in every])
+    pair = torch.arange(6) // 2
+    whole = right(Evaluating(), model, x, legal, pair, torch.arange(6))
+    some = right(Evaluating(), model, x, legal, pair, torch.tensor([1, 4]))
+    for a, b in zip(whole, some, strict=True):
+        assert torch.equal(a[[1, 4]], b) and 0 < b.float().mean() < 1
