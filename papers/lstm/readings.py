@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from papers.lstm.model import LSTM, f, uniform_weight
+from papers.lstm.model import LSTM, InputGateNet, f, uniform_weight
 
 
 def cut(weight: nn.Parameter, keep: Tensor) -> None:
@@ -35,6 +35,23 @@ class Shortcuts(LSTM):
         if last is not None:
             raise ValueError("with an error at every step only")
         return super().net_k(x) + self.weighted(x, self.direct_weight)
+
+
+class LastErrorNet(InputGateNet):
+    """The net of Sec. 5.2a whose cell learns from the error at the last step only, its direct weights from that of all.
+
+    Args: as `InputGateNet`'s, and gate, which is added to the initial weights into the input gate: it has no bias.
+    """
+
+    def __init__(self, trials: int, inputs: int, outputs: int, *, init: float = 0.2, gate: float) -> None:
+        super().__init__(trials, inputs, outputs, init=init)
+        self.input_weight.data[:, 0] += gate
+
+    def forward(self, x: Tensor, grown: Tensor) -> Tensor:
+        y_in, g_c = f(LSTM.weighted(x, self.input_weight)).split(1, dim=-1)
+        cell = (y_in * g_c).cumsum(2) * self.output_weight.mT[:, None] * grown[:, None, None, None]  # (N, M, T, K)
+        cell = torch.cat([cell[:, :, :-1].detach(), cell[:, :, -1:]], 2)
+        return f(LSTM.weighted(x, self.direct_weight) + cell)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from common.data import mix
 from common.run import Run
 from papers.lstm.baseline import SelfRecurrentNet
 from papers.lstm.model import InputGateNet, squared_error
+from papers.lstm.readings import LastErrorNet
 from papers.lstm.sequence_end import draw_solved
 from papers.lstm.strings import recall
 
@@ -53,6 +54,14 @@ class Recall:
             raise ValueError("--lr needs positive numbers")
 
 
+@dataclass(frozen=True)
+class ClosedGate(Recall):
+    """A reading: `LastErrorNet`."""
+
+    gate: float = -3.0
+    """Added to the initial weights into the input gate."""
+
+
 class Progress(nn.Module):
     """Of each trial: when it was solved, and when its cell was added, -1 for not yet; its loss since the last look and before."""
 
@@ -78,7 +87,10 @@ def learn_recall(run: Run[Recall]) -> dict[str, float]:
         seed=run.seed, train="drawn for every update", test=config.test_sequences, stand_in=False,
     )  # fmt: skip
     symbols = config.p + 1
-    model = (InputGateNet if config.net == "lstm" else SelfRecurrentNet)(N, symbols, symbols, init=config.init)
+    if isinstance(config, ClosedGate):
+        model = LastErrorNet(N, symbols, symbols, init=config.init, gate=config.gate)
+    else:
+        model = (InputGateNet if config.net == "lstm" else SelfRecurrentNet)(N, symbols, symbols, init=config.init)
     lr = torch.tensor(config.lr, device=run.device).repeat_interleave(config.trials)  # (N,)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     grown = config.net != "lstm" or config.cell_after == 0

@@ -9,7 +9,7 @@ from common.data import mix
 from papers.lstm.baseline import SelfRecurrentNet
 from papers.lstm.grammar import Grammar, right, sets
 from papers.lstm.model import LSTM, InputGateNet, squared_error, weights
-from papers.lstm.readings import Shortcuts, cut, learn_step_by_step, units
+from papers.lstm.readings import LastErrorNet, Shortcuts, cut, learn_step_by_step, units
 from papers.lstm.recall import Progress
 from papers.lstm.strings import REBER, SYMBOLS, embedded_reber, encode, reber_set, recall
 from papers.lstm.train import EXPERIMENTS
@@ -313,3 +313,23 @@ def test_looks_at_some_trials_are_those_of_all():
     some = right(Evaluating(), model, x, legal, pair, torch.tensor([1, 4]))
     for a, b in zip(whole, some, strict=True):
         assert torch.equal(a[[1, 4]], b) and 0 < b.float().mean() < 1
+
+
+def test_a_cell_that_learns_from_the_last_error_only():
+    """Against the net of Sec. 5.2a: the same outputs; direct weights as with all errors, the cell's as with the last alone."""
+    torch.manual_seed(2)
+    model, plain = LastErrorNet(2, 4, 4, init=0.5, gate=-3.0).to(DOUBLE), InputGateNet(2, 4, 4).to(DOUBLE)
+    assert (model.input_weight[:, 0] + 3).abs().max() <= 0.5 and model.input_weight[:, 1].abs().max() <= 0.5
+    plain.load_state_dict(model.state_dict())
+    x, target, grown = torch.randn(2, 1, 6, 4, dtype=DOUBLE), torch.rand(2, 1, 6, 4, dtype=DOUBLE), torch.ones(2)
+    y = model(x, grown)
+    torch.testing.assert_close(y, plain(x, grown))
+    squared_error(target, y).sum().backward()
+    of_all, of_last = [], []
+    for steps, gradients in ((slice(None), of_all), (slice(5, 6), of_last)):
+        plain.zero_grad()
+        squared_error(target, plain(x, grown))[:, :, steps].sum().backward()
+        gradients += [p.grad.clone() for p in plain.parameters()]
+    for p, every, last, name in zip(model.parameters(), of_all, of_last, dict(plain.named_parameters()), strict=True):
+        torch.testing.assert_close(p.grad, every if name == "direct_weight" else last)
+        assert not torch.allclose(every, last)
