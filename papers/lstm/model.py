@@ -42,7 +42,7 @@ def uniform_weight(init: float, *shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape).uniform_(-init, init))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=128)
 def workspace(T: int, N: int, B: int, S: int, M: int, **like: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list]:
     """What `recur` writes to, and its views of every step: to make these for every sequence would take a quarter of the time.
 
@@ -174,10 +174,7 @@ class LSTM(nn.Module):
                     self.bias[:, :, gate] = torch.tensor(values)
 
     def forward(self, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """Activations of the output units: x (N, M, T, I) -> (N, M, T, K), or (N, M, K) at the steps `last` (N, M).
-
-        Its gradient is the truncated one of appendix A.1 (`Recurrence`).
-        """
+        """Activations of the output units: x (N, M, T, I) -> (N, M, T, K), or (N, M, K) at the steps `last` (N, M)."""
         return f(self.net_k(x, last))
 
     def net_k(self, x: Tensor, last: Tensor | None = None) -> Tensor:
@@ -202,7 +199,10 @@ class LSTM(nn.Module):
 
     @staticmethod
     def weighted(z: Tensor, weight: Tensor) -> Tensor:
-        """Each trial's z times its own weights: (N, M, T, A), (N, R, A) -> (N, M, T, R)."""
+        """Each trial's z times its own weights (N, R, A): (N, M, T, A) -> (N, M, T, R). One-hot z may be indices (N, M, T)."""
+        if not z.is_floating_point():
+            offset = weight.shape[2] * torch.arange(len(z), device=z.device)[:, None, None]
+            return nn.functional.embedding(z + offset, weight.mT.flatten(0, 1))
         return (z.flatten(1, 2) @ weight.mT).unflatten(1, z.shape[1:3])
 
     def padded_bias(self) -> Tensor:

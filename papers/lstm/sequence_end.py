@@ -14,6 +14,8 @@ from papers.lstm.readings import cut, units
 from papers.lstm.tasks import TASKS, Sequences, Task
 
 LOOK = 1000  # updates between two looks at a criterion on test sequences, each of which costs as much as a hundred updates
+BLOCK = 100  # sequences of each trial that are drawn at once
+CHUNK = 256  # test sequences of each trial that go through the net at once
 FIGURES = ("solved-trials", "cell-states")
 
 
@@ -183,18 +185,19 @@ def learn(run: Run[Config]) -> dict[str, float]:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad and p.numel()], lr=config.lr, fused=True)
     model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(config))
     rules = len(solved.after)
-    size = 100 if task.inputs < 10 else 10  # sequences of each trial that are drawn at once
     block, block_number = None, -1
 
     for step in run.steps(config.max_sequences, samples=config.trials):
-        if step // size != block_number:
-            block_number = step // size
-            block = draw(run, task, (size, config.trials, 1), "train", block_number)
-        sequence = block[step % size]  # one for each trial
+        if step // BLOCK != block_number:
+            block_number = step // BLOCK
+            block = draw(run, task, (BLOCK, config.trials, 1), "train", block_number)
+            longest = (block.last.amax((1, 2)) + 1).tolist()
+        sequence = block[step % BLOCK]  # one for each trial
+        x = sequence.x[:, :, : longest[step % BLOCK]]
 
         learning = solved.open()
         with run.autocast():
-            y = model(sequence.x, sequence.last)  # (N, 1, K)
+            y = model(x, sequence.last)  # (N, 1, K)
             loss = (squared_error(sequence.target, y).squeeze(1) * learning).sum()  # a solved trial's gradient is zero
         run.backward(loss)
         optimizer.step()
@@ -243,10 +246,9 @@ def evaluate(
     solved: stop as soon as no trial that is still learning can meet a rule.
     """
     wrong, error_sum, square_sum, seen = 0, 0, 0, 0
-    chunk = 256 if task.inputs < 10 else 32
     with run.evaluating(model) as net:
-        for start in range(0, n, chunk):
-            sequences = draw(run, task, (run.config.trials, min(chunk, n - start)), what, start)
+        for start in range(0, n, CHUNK):
+            sequences = draw(run, task, (run.config.trials, min(CHUNK, n - start)), what, start)
             error = (sequences.truth - net(sequences.x, sequences.last)).abs()  # (N, M, K)
             wrong = wrong + (error >= run.config.correct_within).any(-1).sum(1)
             error_sum = error_sum + error.mean(-1).sum(1)
@@ -283,6 +285,8 @@ def draw_states(run: Run[Config], model: LSTM, task: Task, trial: int) -> None:
         y_in, y_out, s = (v[trial, 0].cpu() for v in model.states(sequences.x))  # (T, B, 1), (T, B, 1), (T, B, S)
     end = int(sequences.last[trial, 0]) + 1
     x = sequences.x[trial, 0, :end].cpu()
+    if x.dim() == 1:  # symbols
+        x = nn.functional.one_hot(x, task.inputs)
     figure = Figure(figsize=(7, 6))
     axes = figure.subplots(4, sharex=True)
     if task.inputs <= 2:  # numbers

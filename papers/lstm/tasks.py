@@ -15,7 +15,7 @@ from torch import Tensor
 class Sequences:
     """A number of sequences; (...) is whatever shape they were asked for in.
 
-    x: (..., T, I).    last: (...), the step of the last element, the only one with a target.
+    x: (..., T, I), or indices (..., T) of one-hot inputs.    last: (...), the step of the last element, the only one with a target.
     target: (..., K), what training sees.    truth: (..., K), the target without noise, what a result is judged by.
     """
 
@@ -125,7 +125,7 @@ class LongLag:
         return self.distractors + 4
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Sequences:
-        """x (..., T, p + 4) with T the longest length drawn, targets (..., 2)."""
+        """x (..., T), indices, with T the longest length drawn, targets (..., 2)."""
         e, b, x_or_y = self.distractors, self.distractors + 1, self.distractors + 2
         last = self.lag + 1 + torch.empty(shape).geometric_(0.1, generator=generator).long()  # b, x or y, q + 0, 1, ..., e
         longest = int(last.max()) + 1
@@ -134,10 +134,8 @@ class LongLag:
         symbol[..., 0] = b
         symbol[..., 1] = x_or_y + label
         symbol.scatter_(-1, last[..., None], e)
-        x = torch.zeros(*shape, longest, self.inputs).scatter_(-1, symbol[..., None], 1.0)  # one-hot
-        x *= (torch.arange(longest) <= last[..., None])[..., None]
         target = torch.eye(2)[label]
-        return Sequences(x, last, target, target)
+        return Sequences(symbol, last, target, target)
 
 
 @dataclass(frozen=True)

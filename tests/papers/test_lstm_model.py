@@ -186,3 +186,15 @@ def test_input_gate_net_against_a_loop():
                 s = s + f(net_in) * f(net_c)
                 expected = f(model.direct_weight[n] @ x[n, m, t] + model.output_weight[n][:, 0] * s)
                 torch.testing.assert_close(y[n, m, t], expected)
+
+
+def test_indices_are_one_hot_inputs():
+    """Outputs and gradients; what stands after the last step does not matter."""
+    one, other = net(trials=2, inputs=5, seed=7), net(trials=2, inputs=5, seed=7)
+    symbol, last = torch.randint(5, (2, 3, 11)), torch.tensor([[10, 4, 6], [3, 10, 10]])
+    target = torch.rand(2, 3, 2, dtype=DOUBLE)
+    squared_error(target, one(torch.eye(5, dtype=DOUBLE)[symbol], last)).sum().backward()
+    squared_error(target, other(symbol.where(torch.arange(11) <= last[..., None], 2), last)).sum().backward()
+    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    assert one.input_weight.grad.abs().max() > 1e-3
