@@ -55,7 +55,7 @@ def looser(record: Record) -> str:
 
 
 def steps_of(record: Record) -> tuple[list[float], list[float]]:
-    """Training sequences and % of trials solved by then."""
+    """Thousands of training sequences, and % of trials solved by then."""
     config = record["config"]
     trials = config["trials"] * (len(config["lr"]) if isinstance(config["lr"], list) else 1)  # for each of several rates
     curves = record.get("curves")
@@ -65,7 +65,7 @@ def steps_of(record: Record) -> tuple[list[float], list[float]]:
         path = ROOT / "papers/lstm/curves" / f"{record['experiment']}-seed{record['seed']}.jsonl"
         rows = [row for row in map(json.loads, path.read_text().splitlines()) if "success_rate" in row]
         x, y = [row["step"] for row in rows], [row["success_rate"] for row in rows]
-    return [0, *x, record["steps"]], [0, *y, y[-1]]
+    return [step / 1000 for step in (0, *x, record["steps"])], [0, *y, y[-1]]
 
 
 def picture(experiments: dict[str, Experiment], published: list[Record]) -> Any:
@@ -84,18 +84,18 @@ def picture(experiments: dict[str, Experiment], published: list[Record]) -> Any:
         for other in readings.get(name, ()):
             if other in mine:
                 axes.step(*steps_of(mine[other]), where="post", linewidth=1, label=other.removeprefix(f"{name}-"))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="xx-small")
         if name in mine:
-            axes.step(*steps_of(mine[name]), where="post", color="black", linewidth=2, label="as printed")
+            axes.step(*steps_of(mine[name]), where="post", color="black", linewidth=2)
         for claim in experiments[name].claims:
             if claim.metric == "sequences":
-                axes.axvline(claim.value, color="black", linestyle="--", linewidth=1)
+                axes.axvline(claim.value / 1000, color="black", linestyle="--", linewidth=1)
         axes.set(title=f"{name}\n{experiments[name].source.split(', ', 1)[-1]}", ylim=(-3, 103))
         axes.set_xlim(left=0)
         axes.title.set_fontsize("small")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="xx-small")
     for axes in grid[len(rows) :]:
         axes.set_visible(False)
-    figure.supxlabel("training sequences; dashed: the paper's mean")
+    figure.supxlabel("training sequences, in thousands (black: as printed, dashed: the paper's mean)")
     figure.supylabel("% of trials solved")
     return figure
