@@ -13,8 +13,8 @@ from common.data import mix
 from common.run import Run
 from papers.lstm.model import LSTM, Biased, squared_error
 from papers.lstm.readings import Shortcuts, cut, learn_step_by_step, units
-from papers.lstm.sequence_end import draw_solved
 from papers.lstm.strings import SYMBOLS, Strings, encode, reber_set
+from papers.lstm.trials import draw_solved, report_solved
 
 LOOK = 50  # training strings between two looks at the criterion
 PARTS = slice(0, 12), slice(12, 40), slice(40, 100), slice(100, None)  # strings that are looked at together
@@ -153,17 +153,11 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
             solved.mark(step + 1, strict, argmax)
         if run.log_step:
             error = (wanted - y.detach()).abs().mean()
-            count = int((~solved.open()).sum())
-            run.report(train_error=error.item(), success_rate=100 * count / N)
-            if count != solved.counted:
-                run.report(solved_trials=count)
-                solved.counted.fill_(count)
-            if count == N:
-                run.end_loop()
+            run.report(train_error=error.item())
+            report_solved(run, solved.after, solved.counted)
 
     strict, _ = right(run, model, every_x, legal, pair, torch.arange(N, device=run.device))  # (N, M, T)
-    after = solved.after
-    draw_solved(run, after[after >= 0].tolist())
+    draw_solved(run, solved.after)
     return metrics(solved, strict, every, pair)
 
 

@@ -12,8 +12,8 @@ from common.run import Run
 from papers.lstm.baseline import SelfRecurrentNet
 from papers.lstm.model import InputGateNet, squared_error
 from papers.lstm.readings import LastErrorNet
-from papers.lstm.sequence_end import draw_solved
 from papers.lstm.strings import recall
+from papers.lstm.trials import draw_solved, report_solved
 
 LOOK = 100  # training sequences between two looks at the criterion
 BLOCK = 100  # sequences of each trial that are drawn at once
@@ -119,16 +119,10 @@ def learn_recall(run: Run[Recall]) -> dict[str, float]:
             progress.grow(step + 1, config.cell_after)
         run.log(train_error=loss.detach().mean() / config.p)
         if run.log_step:
-            count = int((progress.after >= 0).sum())
-            run.report(success_rate=100 * count / N)
-            if count != progress.counted:
-                run.report(solved_trials=count)
-                progress.counted.fill_(count)
-            if count == N:
-                run.end_loop()
+            report_solved(run, progress.after, progress.counted)
 
     after = progress.after
-    draw_solved(run, after[after >= 0].tolist())
+    draw_solved(run, after)
     found = {}
     for i, rate in enumerate(config.lr):
         mine = after[i * config.trials : (i + 1) * config.trials]

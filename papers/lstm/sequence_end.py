@@ -12,11 +12,12 @@ from common.run import Run
 from papers.lstm.model import LSTM, Biased, squared_error
 from papers.lstm.readings import cut, units
 from papers.lstm.tasks import TASKS, Sequences, Task
+from papers.lstm.trials import SOLVED, draw_solved, report_solved
 
 LOOK = 1000  # updates between two looks at a criterion on test sequences, each of which costs as much as a hundred updates
 BLOCK = 100  # sequences of each trial that are drawn at once
 CHUNK = 256  # test sequences of each trial that go through the net at once
-FIGURES = ("solved-trials", "cell-states")
+FIGURES = (SOLVED, "cell-states")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Other(Config):
+class Extended(Config):
     """Experiments 2c, 3a, 3b and 5, and the readings."""
 
     biased: Biased = "all"
@@ -105,7 +106,7 @@ class Other(Config):
 
 
 @dataclass(frozen=True)
-class GatesOnly(Other):
+class GatesOnly(Extended):
     """A reading: hidden units feed the gates only, and a cell's net input comes from the input units (and its bias)."""
 
 
@@ -178,7 +179,7 @@ def learn(run: Run[Config]) -> dict[str, float]:
         config.trials, task.inputs, task.outputs, config.blocks, config.cells, output_bias=config.output_bias, init=config.init,
         input_gate_bias=config.input_gate_bias, output_gate_bias=config.output_gate_bias, **config.readings(),
     )  # fmt: skip
-    if isinstance(config, Other) and not config.recurrent:
+    if isinstance(config, Extended) and not config.recurrent:
         model.recurrent_weight.requires_grad_(False).zero_()
     if isinstance(config, GatesOnly):
         cut(model.recurrent_weight, units(model, gates=1, cells=0)[:, None])
@@ -216,18 +217,12 @@ def learn(run: Run[Config]) -> dict[str, float]:
             solved.keep(now, evaluate(run, model, task, config.test_sequences, "test"))
         run.log(train_error=(error.mean(1) * learning).sum() / learning.sum().clamp(min=1))
         if run.log_step:
-            count = int((~solved.open()).sum())
-            run.report(success_rate=100 * count / config.trials)
-            if count != solved.counted:
-                run.report(solved_trials=count)
-                solved.counted.fill_(count)
-            if count == config.trials:
-                run.end_loop()
+            report_solved(run, solved.after[-1], solved.counted)
 
     after = solved.after[-1]
     last = torch.arange(rules, device=run.device)[:, None] == rules - 1
     solved.keep(last & (after >= 0), evaluate(run, model, task, config.test_sequences, "test"))
-    draw_solved(run, after[after >= 0].tolist())
+    draw_solved(run, after)
     draw_states(run, model, task, trial=int((after >= 0).int().argmax()))
     first = {f"first_{name}": value for name, value in solved.metrics(0, config).items()} if rules > 1 else {}
     return solved.metrics(-1, config) | first
@@ -257,23 +252,6 @@ def evaluate(
             if solved and (wrong[solved.open()] > solved.allowed.max()).all():
                 break
     return wrong, error_sum / seen, square_sum / seen
-
-
-def draw_solved(run: Run[Config], after: list[int]) -> None:
-    """Solved trials over training sequences, and the paper's mean."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3))
-    axes = figure.add_subplot()
-    after = sorted(after)
-    axes.step([0, *after], range(len(after) + 1), where="post", label=f"ours, {len(after)} of {run.config.trials} trials")
-    for claim in run.experiment.claims:
-        if claim.metric == "sequences":
-            axes.axvline(claim.value, color="black", linestyle="--", label=f"paper's mean, {claim.value:,}")
-    axes.set(xlabel="training sequences", ylabel="solved trials", ylim=(0, run.config.trials * 1.05), title=run.name)
-    axes.set_xlim(left=0)
-    axes.legend(fontsize="small", loc="lower right")
-    run.save_figure(figure, FIGURES[0])
 
 
 def draw_states(run: Run[Config], model: LSTM, task: Task, trial: int) -> None:

@@ -18,7 +18,7 @@ from common.claims import Claim, Experiment, records
 from common.run import Run, reproduce
 from papers.lstm.grammar import Grammar, WithShortcuts, learn_grammar
 from papers.lstm.recall import ClosedGate, Recall, learn_recall
-from papers.lstm.sequence_end import FIGURES, Config, GatesOnly, Other, learn
+from papers.lstm.sequence_end import FIGURES, Config, Extended, GatesOnly, learn
 from papers.lstm.summary import investigation, picture
 
 PER_SAMPLE = {"precision": {"cpu": "fp64", "cuda": "fp64"}, "per_sample": True, "curves": ("step", "solved_trials")}
@@ -181,42 +181,42 @@ EXPERIMENTS = {
         Recall(p=100, net="self-recurrent", max_sequences=20_000), "Sec. 5.2, Table 2, RTRL and BPTT, p=100",
         "5 min on one CPU core", fails(0), **FP32,
     ),
-    "long-lag-2c": row(Other("long-lag-2c", **TWO_C), "Sec. 5.2, Table 3, q=p=50", "30 min on one CPU core", table_3(30_000)),
+    "long-lag-2c": row(Extended("long-lag-2c", **TWO_C), "Sec. 5.2, Table 3, q=p=50", "30 min on one CPU core", table_3(30_000)),
     "long-lag-2c-q100": row(
-        Other("long-lag-2c-q100", **TWO_C), "Sec. 5.2, Table 3, q=p=100", "60 min on one CPU core", table_3(31_000)
+        Extended("long-lag-2c-q100", **TWO_C), "Sec. 5.2, Table 3, q=p=100", "60 min on one CPU core", table_3(31_000)
     ),
-    "long-lag-2c-q200": row(Other("long-lag-2c-q200", **TWO_C), "Sec. 5.2, Table 3, q=p=200", LONG, table_3(33_000)),
-    "long-lag-2c-q500": row(Other("long-lag-2c-q500", **TWO_C), "Sec. 5.2, Table 3, q=p=500", LONG, table_3(38_000)),
-    "long-lag-2c-q1000": row(Other("long-lag-2c-q1000", **TWO_C), "Sec. 5.2, Table 3, q=p=1000", LONG, table_3(49_000)),
+    "long-lag-2c-q200": row(Extended("long-lag-2c-q200", **TWO_C), "Sec. 5.2, Table 3, q=p=200", LONG, table_3(33_000)),
+    "long-lag-2c-q500": row(Extended("long-lag-2c-q500", **TWO_C), "Sec. 5.2, Table 3, q=p=500", LONG, table_3(38_000)),
+    "long-lag-2c-q1000": row(Extended("long-lag-2c-q1000", **TWO_C), "Sec. 5.2, Table 3, q=p=1000", LONG, table_3(49_000)),
     **{
         f"long-lag-2c-q1000-p{p}": row(
-            Other(f"long-lag-2c-q1000-p{p}", **TWO_C), f"Sec. 5.2, Table 3, q=1000, p={p}", LONG, table_3(sequences)
+            Extended(f"long-lag-2c-q1000-p{p}", **TWO_C), f"Sec. 5.2, Table 3, q=1000, p={p}", LONG, table_3(sequences)
         )
         for p, sequences in ((500, 49_000), (200, 75_000), (100, 135_000), (50, 203_000))
     },
     "two-sequence-3a": row(
-        Other("two-sequence-3a", **THREE_A), "Sec. 5.3, Table 4, T=100, N=3", "15 min on one CPU core",
+        Extended("two-sequence-3a", **THREE_A), "Sec. 5.3, Table 4, T=100, N=3", "15 min on one CPU core",
         table_4_or_5("Table 4", 27_380, 39_850, 0.000195, 100, 0.001),
     ),
     "two-sequence-3a-n1": row(
-        Other("two-sequence-3a-n1", **THREE_A), "Sec. 5.3, Table 4, T=100, N=1", "15 min on one CPU core",
+        Extended("two-sequence-3a-n1", **THREE_A), "Sec. 5.3, Table 4, T=100, N=1", "15 min on one CPU core",
         table_4_or_5("Table 4", 58_370, 64_330, 0.000117, 50, 0.001),
     ),
     "two-sequence-3a-t1000": row(
-        Other("two-sequence-3a-t1000", **THREE_A | {"max_sequences": 2_000_000}), "Sec. 5.3, Table 4, T=1000, N=3", LONG,
+        Extended("two-sequence-3a-t1000", **THREE_A | {"max_sequences": 2_000_000}), "Sec. 5.3, Table 4, T=1000, N=3", LONG,
         table_4_or_5("Table 4", 446_850, 452_460, 0.000078, 100, 0.001),
     ),
     "two-sequence-3b": row(
-        Other("two-sequence-3b", **THREE_B), "Sec. 5.3, Table 5, T=100, N=3", "15 min on one CPU core",
+        Extended("two-sequence-3b", **THREE_B), "Sec. 5.3, Table 5, T=100, N=3", "15 min on one CPU core",
         table_4_or_5("Table 5", 41_740, 43_250, 0.00828, 60, 0.003),
     ),
     "two-sequence-3b-n1": row(
-        Other("two-sequence-3b-n1", **THREE_B | {"max_sequences": 200_000}), "Sec. 5.3, Table 5, T=100, N=1",
+        Extended("two-sequence-3b-n1", **THREE_B | {"max_sequences": 200_000}), "Sec. 5.3, Table 5, T=100, N=1",
         "15 min on one CPU core",
         table_4_or_5("Table 5", 74_950, 78_430, 0.015, 30, 0.003),
     ),
     "two-sequence-3b-t1000": row(
-        Other("two-sequence-3b-t1000", **THREE_B | {"max_sequences": 2_000_000}), "Sec. 5.3, Table 5, T=1000, N=1", LONG,
+        Extended("two-sequence-3b-t1000", **THREE_B | {"max_sequences": 2_000_000}), "Sec. 5.3, Table 5, T=1000, N=1", LONG,
         table_4_or_5("Table 5", 481_060, 485_080, 0.01207, 100, 0.003),
     ),
     "two-sequence-3c": row(
@@ -230,7 +230,7 @@ EXPERIMENTS = {
     "adding-4": row(Config(**FOUR), "Sec. 5.4, Table 7, T=100", "10 min on one CPU core", table_7(74_000, 1), log_every=100),
     "adding-4-t500": row(Config(**FOUR | {"task": "adding-4-t500"}), "Sec. 5.4, Table 7, T=500", LONG, table_7(209_000, 0)),
     "adding-4-t1000": row(Config(**FOUR | {"task": "adding-4-t1000"}), "Sec. 5.4, Table 7, T=1000", LONG, table_7(853_000, 1)),
-    "multiplication-5": row(Other(**FIVE), "Sec. 5.5, Table 8", "2 h on one CPU core", TABLE_8),
+    "multiplication-5": row(Extended(**FIVE), "Sec. 5.5, Table 8", "2 h on one CPU core", TABLE_8),
     "temporal-order-6b-fp32": Experiment(
         Config(max_sequences=400_000, **SIX_B),
         kind="reading", source="Sec. 5.6, Table 9", cap="400,000 sequences", cost="15 min on one CPU core",
@@ -300,13 +300,13 @@ for name, note, changes in (
     ("output-gates", "output-gate biases -3, -6 (Sec. 4 lists experiment 4)", {"output_gate_bias": (-3.0, -6.0)}),
     ("wide-factor-2", f"{BOTH_WIDE}; twice the rate", {"lr": 1.0, **WIDE}),
 ):  # fmt: skip
-    reading("adding-4", name, note, 250_000, Other, **MEAN_ERROR, **changes)
+    reading("adding-4", name, note, 250_000, Extended, **MEAN_ERROR, **changes)
 reading("adding-4", "gates-only", GATES, 250_000, GatesOnly, **MEAN_ERROR)
 SIX_A = {"allowed": (0,), "below": (0.1,)}
 reading("temporal-order-6a", "gates-only", GATES, 100_000, GatesOnly, **SIX_A)
-reading("temporal-order-6a", "inputs-only", INPUTS, 50_000, Other, recurrent=False, **SIX_A)
-reading("temporal-order-6a", "legend", AS_LEGEND, 100_000, Other, **SIX_A, **LEGEND)
-reading("temporal-order-6a", "factor-2", FACTOR_2, 100_000, Other, **SIX_A, lr=1.0)
+reading("temporal-order-6a", "inputs-only", INPUTS, 50_000, Extended, recurrent=False, **SIX_A)
+reading("temporal-order-6a", "legend", AS_LEGEND, 100_000, Extended, **SIX_A, **LEGEND)
+reading("temporal-order-6a", "factor-2", FACTOR_2, 100_000, Extended, **SIX_A, lr=1.0)
 
 FAMILY = [name for name, e in EXPERIMENTS.items() if e.kind != "smoke"]
 PICTURES = {"tables": (FAMILY, functools.partial(picture, EXPERIMENTS))}

@@ -1,0 +1,40 @@
+"""What the three loops share: how many trials are solved, in the log and as a picture."""
+
+from typing import Any
+
+from torch import Tensor
+
+from common.run import Run
+
+SOLVED = "solved-trials"  # the picture
+
+
+def report_solved(run: Run[Any], after: Tensor, counted: Tensor) -> None:
+    """At a log line: the share of solved trials, and their number where it has changed; ends the loop with the last trial.
+
+    after: (N,), training sequences until a trial was solved, -1 for not yet. counted: their number at the last line, kept here.
+    """
+    count = int((after >= 0).sum())
+    run.report(success_rate=100 * count / len(after))
+    if count != counted:
+        run.report(solved_trials=count)
+        counted.fill_(count)
+    if count == len(after):
+        run.end_loop()
+
+
+def draw_solved(run: Run[Any], after: Tensor) -> None:
+    """Solved trials over training sequences, and the paper's mean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3))
+    axes = figure.add_subplot()
+    trials, after = len(after), sorted(after[after >= 0].tolist())
+    axes.step([0, *after], range(len(after) + 1), where="post", label=f"ours, {len(after)} of {trials} trials")
+    for claim in run.experiment.claims:
+        if claim.metric == "sequences":
+            axes.axvline(claim.value, color="black", linestyle="--", label=f"paper's mean, {claim.value:,}")
+    axes.set(xlabel="training sequences", ylabel="solved trials", ylim=(0, trials * 1.05), title=run.name)
+    axes.set_xlim(left=0)
+    axes.legend(fontsize="small", loc="lower right")
+    run.save_figure(figure, SOLVED)
