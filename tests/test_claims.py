@@ -268,6 +268,14 @@ def test_pictures_are_of_the_published_records(paper):
             assert about == publish.made_from(mine), f"make publish-{paper} draws {name} anew"
 
 
+def test_a_table_of_the_papers_own(tmp_path, monkeypatch):
+    page = tmp_path / "toy" / "README.md"
+    page.parent.mkdir()
+    page.write_text("before\n<!-- generated: mine, by make tables -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(tables, "own_tables", lambda paper: {"mine": lambda paper: f"| {paper} |\n"})
+    assert tables.generated(page) == "before\n<!-- generated: mine, by make tables -->\n\n| toy |\n\n<!-- end -->\nafter\n"
+
+
 def test_nothing_to_publish(repository, tmp_path, capsys):
     assert publish.main(["toy", str(tmp_path / "nothing")]) == 2
     assert publish.main(["nonsense", str(tmp_path)]) == 2
