@@ -99,6 +99,16 @@ def test_checkpoints_hold_the_uncompiled_module(tmp_path, monkeypatch):
     assert type(bare(compiled)) is torch.nn.Linear
 
 
+def test_optimizer_steps_do_not_look_for_packages_on_the_disk(tmp_path, monkeypatch):
+    """accelerate's do, twice each; once a run is enough."""
+    import importlib.util
+
+    looked, find_spec = [], importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: looked.append(name) or find_spec(name, *rest))
+    assert here(TOY, "smoke", "--out", tmp_path)[0] == 0
+    assert len(rows(tmp_path / "toy/smoke/seed0")) > 3 and looked.count("lomo_optim") <= 1
+
+
 def test_checkpoints_are_plain_and_two(tmp_path):
     assert here(TOY, "smoke", "--out", tmp_path)[0] == 0
     directory = tmp_path / "toy/smoke/seed0"
