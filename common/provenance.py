@@ -1,5 +1,6 @@
 """Where a record comes from: the code, the commit, the machine."""
 
+import functools
 import hashlib
 import os
 import platform
@@ -25,6 +26,7 @@ def code_hash(folder: str) -> str:
     return _digest({p.relative_to(ROOT).as_posix(): p.read_bytes() for p in paths if p.exists()})
 
 
+@functools.cache  # a process for every file, and what a commit holds does not change
 def code_hash_at(commit: str, folder: str) -> str | None:
     """The same of a commit's tree; None where the repository does not have the commit or the commit not the folder."""
     listing = git("ls-tree", "-r", "-z", "--name-only", commit, "--", folder, "common", *PINS)
