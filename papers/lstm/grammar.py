@@ -14,7 +14,7 @@ from common.run import Run
 from papers.lstm.model import LSTM, Biased, squared_error
 from papers.lstm.readings import Shortcuts, cut, learn_step_by_step, units
 from papers.lstm.strings import SYMBOLS, Strings, encode, reber_set
-from papers.lstm.trials import draw_solved, report_solved
+from papers.lstm.trials import draw_solved, report_solved, solved_metrics
 
 LOOK = 50  # training strings between two looks at the criterion
 PARTS = slice(0, 12), slice(12, 40), slice(40, 100), slice(100, None)  # strings that are looked at together
@@ -102,9 +102,8 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
         train=config.sets * config.strings, test=config.sets * config.strings, stand_in=False,
     )  # fmt: skip
     train, every = sets(config, run.seed)
-    train = [part.to(run.device) for part in train]
-    x = torch.stack([part.x for part in train])  # (sets, strings, T, 7)
-    target = torch.stack([part.target for part in train])
+    x = torch.stack([part.x for part in train]).to(run.device)  # (sets, strings, T, 7)
+    target = torch.stack([part.target for part in train]).to(run.device)
     lengths = torch.stack([part.length for part in train])  # (sets, strings), on the CPU
     every_x = torch.stack([part.x for part in every]).to(run.device)  # (sets, M, T, 7), both sets of a pair
     legal = torch.stack([part.legal for part in every]).to(run.device)
@@ -194,11 +193,8 @@ def right(run: Run[Grammar], model: LSTM, x: Tensor, legal: Tensor, pair: Tensor
 def metrics(solved: Solved, strict: Tensor, every: list[Strings], pair: Tensor) -> dict[str, float]:
     """Success by both readings, and what the trials that are not solved get wrong: the second T or P, which needs the long lag."""
     done = solved.after >= 0
-    after, argmax = solved.after[done].double(), solved.after_argmax[solved.after_argmax >= 0].double()
-    found = {"success_rate": 100 * done.double().mean().item(), "sequences": after.mean().item()}
-    if len(after):
-        found |= {"sequences_min": after.min().item(), "sequences_max": after.max().item()}
-    found |= {"success_rate_argmax": 100 * len(argmax) / len(done), "sequences_argmax": argmax.mean().item()}
+    argmax = solved_metrics(solved.after_argmax, "_argmax")
+    found = solved_metrics(solved.after) | {name: argmax[name] for name in ("success_rate_argmax", "sequences_argmax")}
     length = torch.stack([part.length for part in every]).to(strict.device)[pair]  # (N, M)
     wrong = ~strict[~done]  # (failed trials, M, T)
     recall = wrong.gather(2, length[~done][..., None] - 2)  # the last prediction but one

@@ -13,7 +13,7 @@ from papers.lstm.baseline import SelfRecurrentNet
 from papers.lstm.model import InputGateNet, squared_error
 from papers.lstm.readings import LastErrorNet
 from papers.lstm.strings import recall
-from papers.lstm.trials import draw_solved, report_solved
+from papers.lstm.trials import draw_solved, report_solved, solved_metrics
 
 LOOK = 100  # training sequences between two looks at the criterion
 BLOCK = 100  # sequences of each trial that are drawn at once
@@ -126,10 +126,7 @@ def learn_recall(run: Run[Recall]) -> dict[str, float]:
     found = {}
     for i, rate in enumerate(config.lr):
         mine = after[i * config.trials : (i + 1) * config.trials]
-        done, suffix = mine[mine >= 0].double(), "" if len(config.lr) == 1 else f"_lr{rate:g}"
-        found |= {f"success_rate{suffix}": 100 * len(done) / config.trials, f"sequences{suffix}": done.mean().item()}
-        if len(done):
-            found |= {f"sequences_min{suffix}": done.min().item(), f"sequences_max{suffix}": done.max().item()}
+        found |= solved_metrics(mine, "" if len(config.lr) == 1 else f"_lr{rate:g}")
     if not grown:
         found |= {"cell_added": progress.cell[progress.cell >= 0].double().mean().item()}
     return found

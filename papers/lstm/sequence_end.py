@@ -12,7 +12,7 @@ from common.run import Run
 from papers.lstm.model import LSTM, Biased, squared_error
 from papers.lstm.readings import cut, units
 from papers.lstm.tasks import TASKS, Sequences, Task
-from papers.lstm.trials import SOLVED, draw_solved, report_solved
+from papers.lstm.trials import SOLVED, draw_solved, report_solved, solved_metrics
 
 LOOK = 1000  # updates between two looks at a criterion on test sequences, each of which costs as much as a hundred updates
 BLOCK = 100  # sequences of each trial that are drawn at once
@@ -156,11 +156,10 @@ class Solved(nn.Module):
     def metrics(self, rule: int, config: Config) -> dict[str, float]:
         """Means over the trials that met a rule."""
         done = self.after[rule] >= 0
-        after = self.after[rule, done].double()
         wrong, error, square = self.tests[:, rule, done].double()
-        metrics = {"success_rate": 100 * done.double().mean().item(), "sequences": after.mean().item()}
-        if len(after):
-            metrics |= {"sequences_min": after.min().item(), "sequences_max": after.max().item(), "wrong_max": wrong.max().item()}
+        metrics = solved_metrics(self.after[rule])
+        if len(wrong):
+            metrics |= {"wrong_max": wrong.max().item()}
         if config.criterion == "recent":
             metrics |= {f"wrong_of_{config.test_sequences}": wrong.mean().item()}
         else:
@@ -180,10 +179,10 @@ def learn(run: Run[Config]) -> dict[str, float]:
         input_gate_bias=config.input_gate_bias, output_gate_bias=config.output_gate_bias, **config.readings(),
     )  # fmt: skip
     if isinstance(config, Extended) and not config.recurrent:
-        model.recurrent_weight.requires_grad_(False).zero_()
+        cut(model.recurrent_weight, units(model, gates=0, cells=0))
     if isinstance(config, GatesOnly):
         cut(model.recurrent_weight, units(model, gates=1, cells=0)[:, None])
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad and p.numel()], lr=config.lr, fused=True)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.numel()], lr=config.lr, fused=True)
     model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(config))
     rules = len(solved.after)
     block, block_number = None, -1

@@ -47,9 +47,6 @@ class Strings:
     legal: Tensor
     length: Tensor
 
-    def to(self, device: torch.device) -> "Strings":
-        return Strings(self.x.to(device), self.target.to(device), self.legal.to(device), self.length)
-
 
 def encode(strings: list[tuple[str, tuple[str, ...]]], T: int) -> Strings:
     """One-hot, padded to T steps."""

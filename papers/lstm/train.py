@@ -5,9 +5,9 @@
     python -m papers.lstm.train temporal-order-6b --seed 1     # the same without make
     make reproduce-lstm SEEDS="0 1 2" GPUS=3                   # one process for each seed, side by side
 
-The loops are in sequence_end.py (an error at the end of a sequence: experiments 2c and 3-6) and every_step.py (an error at every
-step: 1, 2a, 2b). The net learns after every sequence, so one run cannot be split among processes or machines. At the end it
-prints, for each claim, the paper's value, ours and the verdict, and draws the solved trials over training sequences.
+The loops are in sequence_end.py (an error at the end of a sequence: experiments 2c and 3-6), grammar.py and recall.py (an error at
+every step: 1; 2a and 2b). The net learns after every sequence, so one run cannot be split among processes or machines. At the end
+it prints, for each claim, the paper's value, ours and the verdict, and draws the solved trials over training sequences.
 """
 
 import dataclasses

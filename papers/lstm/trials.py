@@ -23,6 +23,15 @@ def report_solved(run: Run[Any], after: Tensor, counted: Tensor) -> None:
         run.end_loop()
 
 
+def solved_metrics(after: Tensor, suffix: str = "") -> dict[str, float]:
+    """The share of solved trials, and the mean, least and most of their training sequences; after: (N,), -1 for not solved."""
+    done = after[after >= 0].double()
+    metrics = {f"success_rate{suffix}": 100 * len(done) / len(after), f"sequences{suffix}": done.mean().item()}
+    if len(done):
+        metrics |= {f"sequences_min{suffix}": done.min().item(), f"sequences_max{suffix}": done.max().item()}
+    return metrics
+
+
 def draw_solved(run: Run[Any], after: Tensor) -> None:
     """Solved trials over training sequences, and the paper's mean."""
     from matplotlib.figure import Figure
