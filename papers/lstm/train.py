@@ -157,16 +157,16 @@ EXPERIMENTS = {
     ),
     **{
         f"reber-1-{i}": row(
-            Grammar(**net), f"Sec. 5.1, Table 1, LSTM, row {i}", "4 min on one CPU core",
+            Grammar(**net), f"Sec. 5.1, Table 1, LSTM, row {i}", "6 min on one CPU core",
             claims("Table 1", 30, sequences, 50, rate=rate), figures=FIGURES[:1],
         )
         for i, (net, rate, sequences) in enumerate(TABLE_1, 1)
     },
     "long-lag-2a": row(
-        Recall(), "Sec. 5.2, Table 2, LSTM, p=100", "10 min on one CPU core", claims("Table 2", 18, 5040, 50), **FP32
+        Recall(), "Sec. 5.2, Table 2, LSTM, p=100", "3 min on one CPU core", claims("Table 2", 18, 5040, 50), **FP32
     ),
     "long-lag-2b": row(
-        Recall(regular=False), "Sec. 5.2, no local regularities, p=100", "10 min on one CPU core",
+        Recall(regular=False), "Sec. 5.2, no local regularities, p=100", "3 min on one CPU core",
         claims("Sec. 5.2b", 18, 5680, 50), **FP32,
     ),
     "long-lag-2a-rtrl-p4": row(
@@ -195,11 +195,11 @@ EXPERIMENTS = {
         for p, sequences in ((500, 49_000), (200, 75_000), (100, 135_000), (50, 203_000))
     },
     "two-sequence-3a": row(
-        Extended("two-sequence-3a", **THREE_A), "Sec. 5.3, Table 4, T=100, N=3", "15 min on one CPU core",
+        Extended("two-sequence-3a", **THREE_A), "Sec. 5.3, Table 4, T=100, N=3", "4 min on one CPU core",
         table_4_or_5("Table 4", 27_380, 39_850, 0.000195, 100, 0.001),
     ),
     "two-sequence-3a-n1": row(
-        Extended("two-sequence-3a-n1", **THREE_A), "Sec. 5.3, Table 4, T=100, N=1", "15 min on one CPU core",
+        Extended("two-sequence-3a-n1", **THREE_A), "Sec. 5.3, Table 4, T=100, N=1", "3 min on one CPU core",
         table_4_or_5("Table 4", 58_370, 64_330, 0.000117, 50, 0.001),
     ),
     "two-sequence-3a-t1000": row(
@@ -207,12 +207,12 @@ EXPERIMENTS = {
         table_4_or_5("Table 4", 446_850, 452_460, 0.000078, 100, 0.001),
     ),
     "two-sequence-3b": row(
-        Extended("two-sequence-3b", **THREE_B), "Sec. 5.3, Table 5, T=100, N=3", "15 min on one CPU core",
+        Extended("two-sequence-3b", **THREE_B), "Sec. 5.3, Table 5, T=100, N=3", "3 min on one CPU core",
         table_4_or_5("Table 5", 41_740, 43_250, 0.00828, 60, 0.003),
     ),
     "two-sequence-3b-n1": row(
         Extended("two-sequence-3b-n1", **THREE_B | {"max_sequences": 200_000}), "Sec. 5.3, Table 5, T=100, N=1",
-        "15 min on one CPU core",
+        "10 min on one CPU core",
         table_4_or_5("Table 5", 74_950, 78_430, 0.015, 30, 0.003),
     ),
     "two-sequence-3b-t1000": row(
@@ -225,9 +225,9 @@ EXPERIMENTS = {
     ),
     "two-sequence-3c-n1": row(
         Config(task="two-sequence-3c-n1", max_sequences=1_500_000, **THREE_C), "Sec. 5.3, Table 6, T=100, N=1",
-        "50 min on one CPU core", table_6(565_640, 0.00441, 0.012),
+        "20 min on one CPU core", table_6(565_640, 0.00441, 0.012),
     ),
-    "adding-4": row(Config(**FOUR), "Sec. 5.4, Table 7, T=100", "10 min on one CPU core", table_7(74_000, 1), log_every=100),
+    "adding-4": row(Config(**FOUR), "Sec. 5.4, Table 7, T=100", "50 min on one CPU core", table_7(74_000, 1), log_every=100),
     "adding-4-t500": row(Config(**FOUR | {"task": "adding-4-t500"}), "Sec. 5.4, Table 7, T=500", LONG, table_7(209_000, 0)),
     "adding-4-t1000": row(Config(**FOUR | {"task": "adding-4-t1000"}), "Sec. 5.4, Table 7, T=1000", LONG, table_7(853_000, 1)),
     "multiplication-5": row(Extended(**FIVE), "Sec. 5.5, Table 8", "2 h on one CPU core", TABLE_8),
