@@ -76,6 +76,11 @@ class WithShortcuts(Grammar):
     output_bias: bool = True
 
 
+@dataclass(frozen=True)
+class ShortcutsGatesOnly(WithShortcuts):
+    """The same, and hidden units feed the gates only."""
+
+
 class Solved(nn.Module):
     """After how many training strings each trial met the paper's criterion, and its weaker reading: (N,), -1 for not yet."""
 
@@ -117,6 +122,8 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
     model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(N))
     if config.sources == "cells":
         cut(model.recurrent_weight, units(model, gates=0, cells=1))
+    if isinstance(config, ShortcutsGatesOnly):
+        cut(model.recurrent_weight, units(model, gates=1, cells=0)[:, None])
     block_number = -1
 
     for step in run.steps(config.max_sequences, samples=N):

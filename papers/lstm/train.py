@@ -16,7 +16,7 @@ from typing import Any
 
 from common.claims import Claim, Experiment, records
 from common.run import Run, reproduce
-from papers.lstm.grammar import Grammar, WithShortcuts, learn_grammar
+from papers.lstm.grammar import Grammar, ShortcutsGatesOnly, WithShortcuts, learn_grammar
 from papers.lstm.recall import ClosedGate, Recall, learn_recall
 from papers.lstm.sequence_end import FIGURES, Config, Extended, GatesOnly, learn
 from papers.lstm.summary import investigation, picture
@@ -278,6 +278,8 @@ for i in range(1, 6):
     note = f"input units feed the output units, which have a bias ({(320, 332, 332, 320, 332)[i - 1]} weights)"
     reading(f"reber-1-{i}", "shortcuts", note, 80_000, WithShortcuts, output_bias=True)
 reading("reber-1-5", "shortcuts-wide", f"the same, {BOTH_WIDE}", 80_000, WithShortcuts, output_bias=True, **WIDE)
+note = "shortcuts, output biases, and hidden units feed the gates only: what helps 1 and what helps 2c, together"
+reading("reber-1-5", "shortcuts-gates-only", note, 80_000, ShortcutsGatesOnly, output_bias=True)
 reading("long-lag-2a", "whole-net", "the cell is there from the start", 10_000, cell_after=0)
 reading("long-lag-2a", "cell-at-4000", "the cell is added after 4,000 sequences", 40_000, cell_after=4_000)
 CLOSED = "the input gate starts nearly shut (-3), the cell is added after 3,000 sequences and learns from the last error only"

@@ -292,6 +292,26 @@ def test_connections_that_are_cut_stay_cut_and_the_others_learn_as_before():
     assert one.recurrent_weight[0, keep[:, 0] == 0].eq(0).all() and not torch.equal(one.recurrent_weight, start)
 
 
+@pytest.mark.parametrize(
+    ("name", "alive"),  # which recurrent connections there are, by (to, from)
+    [
+        ("two-sequence-3a-gates-only", {("gate", "gate"), ("gate", "cell")}),
+        ("reber-1-5-shortcuts-gates-only", {("gate", "gate"), ("gate", "cell")}),
+        ("reber-1-5-cells-only", {("gate", "cell"), ("cell", "cell")}),
+        ("two-sequence-3a-inputs-only", set()),
+    ],
+)
+def test_readings_train_without_the_connections_they_name(tmp_path, name, alive):
+    flags = ["--trials", 3, "--max-sequences", 3]
+    assert here(SCRIPT, name, "--out", tmp_path, *flags)[0] == 0
+    weight = newest(tmp_path / f"lstm/{name}/seed0")["objects"]["model"]["recurrent_weight"]  # (N, U, U)
+    config = EXPERIMENTS[name].config
+    kinds = (["gate"] * 2 + ["cell"] * config.cells) * config.blocks
+    for to, row in zip(kinds, weight.unbind(1), strict=True):
+        for source, values in zip(kinds, row.unbind(1), strict=True):
+            assert values.ne(0).all() if (to, source) in alive else values.eq(0).all()
+
+
 def test_shortcuts_are_direct_weights():
     torch.manual_seed(0)
     model = Shortcuts(2, 3, 4, 2, 1, init=0.5).to(DOUBLE)
