@@ -81,9 +81,10 @@ def picture(experiments: dict[str, Experiment], published: list[Record]) -> Any:
     figure = Figure(figsize=(16, 2.9 * -(-len(rows) // columns)), layout="constrained")
     grid = figure.subplots(-(-len(rows) // columns), columns, squeeze=False).flatten()
     for axes, name in zip(grid, rows, strict=False):
-        for other in readings.get(name, ()):
-            if other in mine:
-                axes.step(*steps_of(mine[other]), where="post", linewidth=1, label=other.removeprefix(f"{name}-"))
+        ran = [other for other in readings.get(name, ()) if other in mine]
+        for i, other in enumerate(ran):  # ten colours, then dotted
+            style = {"color": f"C{i % 10}", "linestyle": "-:"[i // 10 % 2], "linewidth": 1}
+            axes.step(*steps_of(mine[other]), where="post", label=other.removeprefix(f"{name}-"), **style)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="xx-small")
         if name in mine:

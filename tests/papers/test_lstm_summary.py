@@ -64,3 +64,9 @@ def test_picture_has_a_panel_for_every_table_with_records():
     assert [len(axes.lines) for axes in panels] == [2, 2], "what was run, and the paper's mean"
     dashed = panels[1].lines[-1]
     assert dashed.get_xdata()[0] == 39.85
+
+
+def test_readings_of_a_panel_can_be_told_apart():
+    names = ["reber-1-5", *families(EXPERIMENTS)["reber-1-5"]]
+    (panel,) = [axes for axes in picture(EXPERIMENTS, [made(name, trials=30) for name in names]).axes if axes.get_visible()]
+    assert len({(line.get_color(), line.get_linestyle()) for line in panel.lines}) == len(names) + 1 == len(panel.lines)
