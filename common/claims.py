@@ -27,6 +27,7 @@ class Claim:
     at, along: judged on the metric's curve, where the axis of that name is at this value; None: on the number that `train` returns.
     read: how far off the value may be itself, where it was read from a figure or is remembered; 0: the paper prints it.
     lower_is_better: the direction; a result beyond the claim in that direction is a reproduction.
+    either_way: neither direction is better, as for a baseline that fails in part: what is off by more than the tolerance is short.
     tolerance, why: how far off a result may be the other way, in the claim's unit, and where that figure comes from.
     """
 
@@ -40,6 +41,7 @@ class Claim:
     at: float | None = None
     along: str = "step"
     read: float = 0.0
+    either_way: bool = False
 
     def verdict(self, kind: Kind, values: Sequence[float]) -> str:
         """`reproduced` or `short by ...` for the mean over seeds; other kinds of experiment have no say in that."""
@@ -50,7 +52,9 @@ class Claim:
         if not all(map(math.isfinite, values)):
             return "short, not measurable"
         excess = statistics.fmean(values) - self.value
-        if not self.lower_is_better:
+        if self.either_way:
+            excess = abs(excess)
+        elif not self.lower_is_better:
             excess = -excess
         # The margin is for decimal tolerances in binary: 7.5 is within 0.3 of 7.2.
         if excess <= self.tolerance + 1e-9 * max(1.0, abs(self.value)):
@@ -226,6 +230,8 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def tolerance(claim: Claim) -> str:
+    if claim.either_way:
+        return f"{number(claim.value)} ± {number(claim.tolerance)}"
     bound = "≤" if claim.lower_is_better else "≥"
     edge = claim.value + claim.tolerance if claim.lower_is_better else claim.value - claim.tolerance
     return f"{bound} {number(edge)}"

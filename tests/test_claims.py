@@ -21,6 +21,7 @@ from common.claims import (
     reached,
     records,
     spread,
+    tolerance,
     values,
 )
 from common.errors import BadInput
@@ -28,6 +29,7 @@ from tests.toy.train import EXPERIMENTS
 
 LOWER = Claim("error", 7.0, "%", lower_is_better=True, tolerance=0.3)
 HIGHER = Claim("bleu", 27.3, tolerance=0.2)
+EITHER = Claim("success_rate", 22.0, "%", tolerance=6.0, either_way=True)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,10 @@ HIGHER = Claim("bleu", 27.3, tolerance=0.2)
         (HIGHER, "weights", [27.3], "weights"),
         (HIGHER, "reading", [1.0], "reading"),
         (HIGHER, "scaled", [], "not run"),
+        (EITHER, "paper", [28.0], "reproduced"),
+        (EITHER, "paper", [16.0], "reproduced"),
+        (EITHER, "paper", [100.0], "short by 78%"),
+        (EITHER, "paper", [0.0], "short by 22%"),
     ],
 )
 def test_verdict(claim, kind, values, verdict):
@@ -53,6 +59,10 @@ def test_verdict(claim, kind, values, verdict):
 
 
 CURVE = {"curves": {"samples": [10, 100, 1000], "bound": [-130.0, -110.0, -101.0]}, "metrics": {}}
+
+
+def test_what_counts_as_reproduced_is_said():
+    assert [tolerance(claim) for claim in (LOWER, HIGHER, EITHER)] == ["≤ 7.3", "≥ 27.1", "22 ± 6"]
 
 
 @pytest.mark.parametrize(("at", "value"), [(10, -130.0), (55, -120.0), (100, -110.0), (1000, -101.0)])

@@ -48,11 +48,11 @@ def claims(
     ]
 
 
-def fails(rate: float, suffix: str = "") -> list[Claim]:
-    """How often RTRL and BPTT succeed in Table 2, where it is the point that they fail; within fewer sequences here."""
-    one = "one of 18 trials; more trials solved than in the paper would contradict it"
+def baseline(rate: float, suffix: str = "") -> list[Claim]:
+    """How often RTRL and BPTT succeed in Table 2; within fewer sequences here."""
+    one = "one of 18 trials, more or fewer: a baseline that does better than the paper's is no reproduction of it either"
     where = "Table 2, 18 trials, at most 5,000,000 sequences"
-    return [Claim(f"success_rate{suffix}", rate, "%", where, True, 100 / 18, one)]
+    return [Claim(f"success_rate{suffix}", rate, "%", where, tolerance=100 / 18, why=one, either_way=True)]
 
 
 def table_3(sequences: int) -> list[Claim]:
@@ -171,15 +171,15 @@ EXPERIMENTS = {
     ),
     "long-lag-2a-rtrl-p4": row(
         Recall(p=4, net="self-recurrent", lr=(1.0, 4.0, 10.0), max_sequences=2_000_000), "Sec. 5.2, Table 2, RTRL, p=4",
-        "40 min on one CPU core", [claim for rate, success in TABLE_2 for claim in fails(success, f"_lr{rate}")], **FP32,
+        "40 min on one CPU core", [claim for rate, success in TABLE_2 for claim in baseline(success, f"_lr{rate}")], **FP32,
     ),
     "long-lag-2a-rtrl-p10": row(
         Recall(p=10, net="self-recurrent", max_sequences=500_000), "Sec. 5.2, Table 2, RTRL, p=10",
-        "10 min on one CPU core", fails(0), **FP32,
+        "10 min on one CPU core", baseline(0), **FP32,
     ),
     "long-lag-2a-rtrl-p100": row(
         Recall(p=100, net="self-recurrent", max_sequences=20_000), "Sec. 5.2, Table 2, RTRL and BPTT, p=100",
-        "5 min on one CPU core", fails(0), **FP32,
+        "5 min on one CPU core", baseline(0), **FP32,
     ),
     "long-lag-2c": row(Extended("long-lag-2c", **TWO_C), "Sec. 5.2, Table 3, q=p=50", "30 min on one CPU core", table_3(30_000)),
     "long-lag-2c-q100": row(
