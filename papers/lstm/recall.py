@@ -62,6 +62,11 @@ class ClosedGate(Recall):
     """Added to the initial weights into the input gate."""
 
 
+@dataclass(frozen=True)
+class LastErrorOnly(ClosedGate):
+    """The same, and nothing at all learns from the errors at other steps than the last."""
+
+
 class Progress(nn.Module):
     """Of each trial: when it was solved, and when its cell was added, -1 for not yet; its loss since the last look and before."""
 
@@ -106,7 +111,10 @@ def learn_recall(run: Run[Recall]) -> dict[str, float]:
         learning = progress.after < 0
         with run.autocast():
             y = model(sequence[:, :, :-1], *grown_cells(config, progress))  # (N, 1, p, p + 1)
-            loss = squared_error(sequence[:, :, 1:], y).sum((1, 2))  # (N,)
+            error = squared_error(sequence[:, :, 1:], y)  # (N, 1, p)
+            if isinstance(config, LastErrorOnly):
+                error = error[:, :, -1:]
+            loss = error.sum((1, 2))  # (N,)
             scaled = (loss * lr * learning).sum()  # every trial has its own rate
         run.backward(scaled)
         optimizer.step()

@@ -17,7 +17,7 @@ from typing import Any
 from common.claims import Claim, Experiment, records
 from common.run import Run, reproduce
 from papers.lstm.grammar import Grammar, ShortcutsGatesOnly, WithShortcuts, learn_grammar
-from papers.lstm.recall import ClosedGate, Recall, learn_recall
+from papers.lstm.recall import ClosedGate, LastErrorOnly, Recall, learn_recall
 from papers.lstm.sequence_end import FIGURES, Config, Extended, GatesOnly, learn
 from papers.lstm.summary import investigation, picture
 
@@ -285,6 +285,8 @@ reading("long-lag-2a", "cell-at-4000", "the cell is added after 4,000 sequences"
 CLOSED = "the input gate starts nearly shut (-3), the cell is added after 3,000 sequences and learns from the last error only"
 reading("long-lag-2a", "closed-gate", CLOSED, 20_000, ClosedGate, cell_after=3_000)
 reading("long-lag-2b", "closed-gate", CLOSED, 20_000, ClosedGate, cell_after=3_000)
+note = "the input gate starts nearly shut (-4), the cell is there from the start, nothing learns from any error but the last"
+reading("long-lag-2b", "last-error", note, 60_000, LastErrorOnly, gate=-4.0, cell_after=0)
 for base in ("long-lag-2c", "long-lag-2c-q100"):
     reading(base, "inputs-only", INPUTS, 600_000, recurrent=False)
     reading(base, "inputs-only-legend", f"{INPUTS}; {AS_LEGEND}", 600_000, recurrent=False, **LEGEND)

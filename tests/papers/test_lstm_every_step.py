@@ -353,3 +353,18 @@ def test_a_cell_that_learns_from_the_last_error_only():
     for p, every, last, name in zip(model.parameters(), of_all, of_last, dict(plain.named_parameters()), strict=True):
         torch.testing.assert_close(p.grad, every if name == "direct_weight" else last)
         assert not torch.allclose(every, last)
+
+
+def test_nothing_but_the_last_error_trains(tmp_path):
+    """One update of the reading is the gradient of the last step's error, with the cell there."""
+    flags = ["--p", 4, "--trials", 2, "--max-sequences", 1]
+    assert here(SCRIPT, "long-lag-2b-last-error", "--out", tmp_path, *flags)[0] == 0
+    trained = newest(tmp_path / "lstm/long-lag-2b-last-error/seed0")["objects"]["model"]
+    torch.default_generator.manual_seed(mix(0, "start"))
+    model = LastErrorNet(2, 5, 5, init=0.2, gate=-4.0)
+    generator = torch.Generator().manual_seed(mix(0, "train", 0))
+    sequence = torch.eye(5)[recall(4, False, (100, 2, 1), generator)[0]]  # (N, 1, p + 1, p + 1)
+    squared_error(sequence[:, :, -1], model(sequence[:, :, :-1], torch.ones(2))[:, :, -1]).sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad.abs().max() > 0
+        torch.testing.assert_close(trained[name], p.detach() - p.grad)
