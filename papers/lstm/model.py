@@ -44,10 +44,7 @@ def uniform_weight(init: float, *shape: int) -> nn.Parameter:
 
 @functools.lru_cache(maxsize=128)
 def workspace(T: int, N: int, B: int, S: int, M: int, **like: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list]:
-    """What `recur` writes to, and its views of every step: to make these for every sequence would take a quarter of the time.
-
-    Autograd refuses a backward pass over what has been overwritten since.
-    """
+    """What `recur` writes to, and its views of every step: to make these for every sequence would take a quarter of the time."""
     net, y = torch.empty(T, N, B * (2 + S), M, **like), torch.empty(T + 1, N, B, 2 + S, M, **like)
     s, g_c = torch.zeros(T + 1, N, B, S, M, **like), torch.empty(T, N, B, S, M, **like)
     y_in, y_out, y_c = y[1:].split([1, 1, S], dim=3)
@@ -67,13 +64,14 @@ def recur(
         blocks: B.
         g_range, h_range, start: `LSTM`'s ranges and start.
 
-    Returns, until the next call overwrites them:
+    Returns, until the next call overwrites them (autograd then refuses a backward pass):
         y: (T + 1, N, B, 2 + S, M), y[t + 1] the hidden units of step t.
         s: (T + 1, N, B, S, M), s_c / 2 in the same way.
         g_c: (T, N, B, S, M), f(net_c) - 1/2, which is g / (2 g_range).
     """
     T, N, U, M = net_x.shape
-    net, y, s, g_c, steps = workspace(T, N, blocks, U // blocks - 2, M, dtype=net_x.dtype, device=net_x.device)
+    make = workspace if M == 1 else workspace.__wrapped__  # what is kept serves learning, one sequence for each trial
+    net, y, s, g_c, steps = make(T, N, blocks, U // blocks - 2, M, dtype=net_x.dtype, device=net_x.device)
     net.copy_(net_x)
     y[0] = start
     for net_t, before, y_t, in_t, out_t, c_t, g_t, s_before, s_t in steps:

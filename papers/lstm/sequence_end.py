@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from common.claims import at_least_one, positive
 from common.data import mix
@@ -237,20 +238,27 @@ def evaluate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Every trial on n sequences of its own: how many are wrong, mean absolute and mean squared error, (N,) each.
 
-    solved: stop as soon as no trial that is still learning can meet a rule.
+    solved: look only at trials that are still learning, and at each only until it can meet no rule any more. The errors of the
+    others mean nothing, and they have n wrong.
     """
-    wrong, error_sum, square_sum, seen = 0, 0, 0, 0
+    N = run.config.trials
+    left = torch.arange(N, device=run.device) if solved is None else solved.open().nonzero().flatten()
+    wrong, errors, squares = torch.zeros(3, N, device=run.device)
     with run.evaluating(model) as net:
         for start in range(0, n, CHUNK):
-            sequences = draw(run, task, (run.config.trials, min(CHUNK, n - start)), what, start)
-            error = (sequences.truth - net(sequences.x, sequences.last)).abs()  # (N, M, K)
-            wrong = wrong + (error >= run.config.correct_within).any(-1).sum(1)
-            error_sum = error_sum + error.mean(-1).sum(1)
-            square_sum = square_sum + error.square().mean(-1).sum(1)
-            seen += error.shape[1]
-            if solved and (wrong[solved.open()] > solved.allowed.max()).all():
-                break
-    return wrong, error_sum / seen, square_sum / seen
+            sequences = draw(run, task, (N, min(CHUNK, n - start)), what, start)[left]
+            weights = {name: p[left] for name, p in net.named_parameters()}
+            error = (sequences.truth - functional_call(net, weights, (sequences.x, sequences.last))).abs()  # (left, M, K)
+            wrong[left] += (error >= run.config.correct_within).any(-1).sum(1)
+            errors[left] += error.mean(-1).sum(1)
+            squares[left] += error.square().mean(-1).sum(1)
+            if solved is not None:
+                left = left[wrong[left] <= solved.allowed.max()]
+                if not len(left):
+                    break
+    if solved is not None:
+        wrong = torch.full_like(wrong, n).index_copy(0, left, wrong[left])
+    return wrong, errors / n, squares / n
 
 
 def draw_states(run: Run[Config], model: LSTM, task: Task, trial: int) -> None:
