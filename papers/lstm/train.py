@@ -306,6 +306,7 @@ for name, note, cap, changes in (
 ):  # fmt: skip
     reading("adding-4", name, note, cap, Extended, **MEAN_ERROR, **changes)
 reading("adding-4", "gates-only", GATES, 150_000, GatesOnly, **MEAN_ERROR)
+reading("multiplication-5", "wide-factor-2", f"{BOTH_WIDE}; twice the rate", 1_300_000, lr=0.2, **WIDE)
 SIX_A = {"allowed": (0,), "below": (0.1,)}
 reading("temporal-order-6a", "gates-only", GATES, 100_000, GatesOnly, **SIX_A)
 reading("temporal-order-6a", "inputs-only", INPUTS, 50_000, Extended, recurrent=False, **SIX_A)
