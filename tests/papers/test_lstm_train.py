@@ -1,10 +1,15 @@
 """The training of the LSTM paper: its updates, its criteria, its test."""
 
+import contextlib
+import copy
+import dataclasses
+import types
+
 import torch
 
 from common.data import mix
 from papers.lstm.model import LSTM
-from papers.lstm.sequence_end import Config, Solved
+from papers.lstm.sequence_end import CHUNK, Config, Extended, Solved, evaluate
 from papers.lstm.tasks import TASKS
 from papers.lstm.train import EXPERIMENTS
 from tests.papers.test_lstm_model import by_hand
@@ -95,6 +100,29 @@ def test_criterion_of_3c_is_judged_without_the_noise_of_the_targets(tmp_path):
     assert here(SCRIPT, "two-sequence-3c", "--out", tmp_path, *flags)[0] == 0
     metrics = record(tmp_path / "lstm/two-sequence-3c/seed0")["metrics"]
     assert metrics["success_rate"] == 100 and metrics["sequences"] == 1000, "at the first look, although noise exceeds 0.5 often"
+
+
+def test_a_look_sees_the_trials_that_may_meet_a_rule_as_the_whole_test_does():
+    """Of six trials one has met both rules, one the first, and two have more wrong than any rule allows, but not at once."""
+    torch.manual_seed(1)
+    n, task = 2 * CHUNK + 20, TASKS["two-sequence-3a"]
+    config = Extended("two-sequence-3a", trials=6, blocks=1, cells=1, input_gate_bias=None, correct_within=0.5)
+    run = types.SimpleNamespace(config=config, seed=0, device=torch.device("cpu"), evaluating=contextlib.nullcontext)
+    model = LSTM(6, task.inputs, task.outputs, 1, 1, init=1.0)
+    with torch.no_grad():
+        wrong, mean, _ = evaluate(run, model, task, n, "criterion")
+    order = wrong.argsort()
+    assert CHUNK < wrong[order[3]] < wrong[order[4]] < n
+    solved = Solved(dataclasses.replace(config, allowed=(int(wrong[order[3]]), 0), below=(1.0, 1.0)))
+    solved.after[:, order[0]] = 1000
+    solved.after[0, order[5]] = 1000
+    with torch.no_grad():
+        seen, errors, _ = evaluate(run, model, task, n, "criterion", solved)
+    left = order[1:4]
+    assert torch.equal(seen[left], wrong[left]) and seen[order[[0, 4, 5]]].eq(n).all()
+    torch.testing.assert_close(errors[left], mean[left])
+    now = copy.deepcopy(solved).mark(2000, seen, errors)
+    assert torch.equal(now, solved.mark(2000, wrong, mean)) and now[0].nonzero().flatten().tolist() == sorted(left.tolist())
 
 
 def test_hyper_parameters_are_those_of_table_10():
