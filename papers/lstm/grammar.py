@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from common.claims import at_least_one, positive
 from common.data import mix
@@ -14,7 +13,7 @@ from common.run import Run
 from papers.lstm.model import LSTM, Biased, squared_error
 from papers.lstm.readings import Shortcuts, cut, learn_step_by_step, units
 from papers.lstm.strings import SYMBOLS, Strings, encode, reber_set
-from papers.lstm.trials import draw_solved, report_solved, solved_metrics
+from papers.lstm.trials import draw_solved, outputs_of, report_solved, solved_metrics
 
 LOOK = 50  # training strings between two looks at the criterion
 PARTS = slice(0, 12), slice(12, 40), slice(40, 100), slice(100, None)  # strings that are looked at together
@@ -190,7 +189,7 @@ def right(run: Run[Grammar], model: LSTM, x: Tensor, legal: Tensor, pair: Tensor
     most active unit is of one that may follow.
     """
     with run.evaluating(model) as net:
-        y = functional_call(net, {name: p[trials] for name, p in net.named_parameters()}, (x[pair[trials]],))  # (trials, M, T, 7)
+        y = outputs_of(trials, net, x[pair[trials]])  # (trials, M, T, 7)
     legal = legal[pair[trials]]
     other = y.masked_fill(legal, -1).amax(-1)
     outside = ~legal.any(-1)

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from common.claims import at_least_one, positive
 from common.data import mix
@@ -13,7 +12,7 @@ from common.run import Run
 from papers.lstm.model import LSTM, Biased, squared_error
 from papers.lstm.readings import cut, units
 from papers.lstm.tasks import TASKS, Sequences, Task
-from papers.lstm.trials import SOLVED, draw_solved, report_solved, solved_metrics
+from papers.lstm.trials import SOLVED, draw_solved, outputs_of, report_solved, solved_metrics
 
 LOOK = 1000  # updates between two looks at a criterion on test sequences, each of which costs as much as a hundred updates
 BLOCK = 100  # sequences of each trial that are drawn at once
@@ -247,8 +246,7 @@ def evaluate(
     with run.evaluating(model) as net:
         for start in range(0, n, CHUNK):
             sequences = draw(run, task, (N, min(CHUNK, n - start)), what, start)[left]
-            weights = {name: p[left] for name, p in net.named_parameters()}
-            error = (sequences.truth - functional_call(net, weights, (sequences.x, sequences.last))).abs()  # (left, M, K)
+            error = (sequences.truth - outputs_of(left, net, sequences.x, sequences.last)).abs()  # (left, M, K)
             wrong[left] += (error >= run.config.correct_within).any(-1).sum(1)
             errors[left] += error.mean(-1).sum(1)
             squares[left] += error.square().mean(-1).sum(1)

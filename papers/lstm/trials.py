@@ -1,8 +1,9 @@
-"""What the three loops share: how many trials are solved, in the log and as a picture."""
+"""What the three loops share: how many trials are solved, in the log and as a picture, and looking at some of them."""
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from common.run import Run
 
@@ -21,6 +22,11 @@ def report_solved(run: Run[Any], after: Tensor, counted: Tensor) -> None:
         counted.fill_(count)
     if count == len(after):
         run.end_loop()
+
+
+def outputs_of(trials: Tensor, model: nn.Module, *inputs: Tensor) -> Tensor:
+    """The outputs of some trials, indices (n,), of a net of N; its inputs are theirs alone."""
+    return functional_call(model, {name: p[trials] for name, p in model.named_parameters()}, inputs)
 
 
 def solved_metrics(after: Tensor, suffix: str = "") -> dict[str, float]:
