@@ -291,6 +291,8 @@ for base in ("long-lag-2c", "long-lag-2c-q100"):
     reading(base, "inputs-only", INPUTS, 600_000, recurrent=False)
     reading(base, "inputs-only-legend", f"{INPUTS}; {AS_LEGEND}", 600_000, recurrent=False, **LEGEND)
     reading(base, "gates-only", GATES, 600_000, GatesOnly)
+for q in (200, 500, 1000):
+    reading(f"long-lag-2c-q{q}", "gates-only", GATES, 100_000, GatesOnly)
 reading("long-lag-2c", "legend", AS_LEGEND, 150_000, **LEGEND)
 reading("long-lag-2c", "factor-2", FACTOR_2, 150_000, lr=0.02)
 reading("two-sequence-3a", "gates-only", GATES, 150_000, GatesOnly)
