@@ -243,13 +243,15 @@ EXPERIMENTS = {
 }  # fmt: skip
 
 
-def reading(base: str, name: str, note: str, cap: int, made: type | None = None, **changes: Any) -> None:
+def reading(
+    base: str, name: str, note: str, cap: int, made: type | None = None, cost: str = "minutes on one CPU core", **changes: Any
+) -> None:
     """Add an experiment that reads the paper otherwise than `base`, whose name it continues; made: its config's class."""
     e = EXPERIMENTS[base]
     fields = {field.name: getattr(e.config, field.name) for field in dataclasses.fields(e.config)}
     config = (made or type(e.config))(**fields | {"max_sequences": cap} | changes)
     EXPERIMENTS[f"{base}-{name}"] = dataclasses.replace(
-        e, config=config, kind="reading", note=note, cap=f"{cap:,} sequences", claims=(), figures=(), cost="minutes on one CPU core"
+        e, config=config, kind="reading", note=note, cap=f"{cap:,} sequences", claims=(), figures=(), cost=cost
     )
 
 
@@ -291,8 +293,8 @@ for base in ("long-lag-2c", "long-lag-2c-q100"):
     reading(base, "inputs-only", INPUTS, 600_000, recurrent=False)
     reading(base, "inputs-only-legend", f"{INPUTS}; {AS_LEGEND}", 600_000, recurrent=False, **LEGEND)
     reading(base, "gates-only", GATES, 600_000, GatesOnly)
-for q in (200, 500, 1000):
-    reading(f"long-lag-2c-q{q}", "gates-only", GATES, 100_000, GatesOnly)
+for q, minutes in ((200, 8), (500, 25), (1000, 75)):
+    reading(f"long-lag-2c-q{q}", "gates-only", GATES, 100_000, GatesOnly, f"{minutes} min on one CPU core")
 reading("long-lag-2c", "legend", AS_LEGEND, 150_000, **LEGEND)
 reading("long-lag-2c", "factor-2", FACTOR_2, 150_000, lr=0.02)
 reading("two-sequence-3a", "gates-only", GATES, 150_000, GatesOnly)
@@ -308,7 +310,7 @@ for name, note, cap, changes in (
 ):  # fmt: skip
     reading("adding-4", name, note, cap, Extended, **MEAN_ERROR, **changes)
 reading("adding-4", "gates-only", GATES, 150_000, GatesOnly, **MEAN_ERROR)
-reading("multiplication-5", "wide-factor-2", f"{BOTH_WIDE}; twice the rate", 1_300_000, lr=0.2, **WIDE)
+reading("multiplication-5", "wide-factor-2", f"{BOTH_WIDE}; twice the rate", 1_300_000, cost="2 h on one CPU core", lr=0.2, **WIDE)
 SIX_A = {"allowed": (0,), "below": (0.1,)}
 reading("temporal-order-6a", "gates-only", GATES, 100_000, GatesOnly, **SIX_A)
 reading("temporal-order-6a", "inputs-only", INPUTS, 50_000, Extended, recurrent=False, **SIX_A)
