@@ -29,6 +29,13 @@ class Claim:
     lower_is_better: the direction; a result beyond the claim in that direction is a reproduction.
     either_way: neither direction is better, as for a baseline that fails in part: what is off by more than the tolerance is short.
     tolerance, why: how far off a result may be the other way, in the claim's unit, and where that figure comes from.
+    stands_on: the metric of another claim of the experiment, without which this one means nothing (a mean over solved trials stands
+        on how many there are): short where that one is.
+    noise: for a metric that is a difference, the standard error of one run's; several runs show their own. A mean that is nearer to
+        0 than its standard error is within noise, whatever its sign, and shows nothing.
+
+    Raises:
+        ValueError: a negative tolerance, which would ask for more than the paper has.
     """
 
     metric: str
@@ -42,15 +49,24 @@ class Claim:
     along: str = "step"
     read: float = 0.0
     either_way: bool = False
+    stands_on: str = ""
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.tolerance < 0:
+            raise ValueError(f"claim {self.metric}: a negative tolerance ({self.tolerance}) asks for more than the paper has")
 
     def verdict(self, kind: Kind, values: Sequence[float]) -> str:
         """`reproduced` or `short by ...` for the mean over seeds; other kinds of experiment have no say in that."""
         if not values:
             return "not run"
+        within = ", within noise" if self.within_noise(values) else ""
         if kind != "paper":
-            return kind
+            return f"{kind}{within}"
         if not all(map(math.isfinite, values)):
             return "short, not measurable"
+        if within:
+            return f"short{within}"
         excess = statistics.fmean(values) - self.value
         if self.either_way:
             excess = abs(excess)
@@ -60,6 +76,11 @@ class Claim:
         if excess <= self.tolerance + 1e-9 * max(1.0, abs(self.value)):
             return "reproduced"
         return f"short by {number(excess)}{unit(self)}"
+
+    def within_noise(self, values: Sequence[float]) -> bool:
+        """Whether a difference is nearer to 0 than its standard error."""
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        return self.noise > 0 and abs(statistics.fmean(values)) < max(self.noise, spread) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True)
@@ -144,8 +165,14 @@ def config_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The hyper-parameters in which two configs differ, as "name old -> new"."""
+def differences(old: dict[str, Any], config: Any, **more: Any) -> list[str]:
+    """The hyper-parameters in which an older config, as a record has it, differs from today's, as "name old -> new".
+
+    A field that the older one lacks was added since: it counts as its default. more: what the older one holds besides.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING}
+    old = json.loads(json.dumps(defaults, default=str)) | old
+    new = config_dict(config) | more
     return [f"{k} {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
 
 
@@ -177,8 +204,13 @@ def values(claim: Claim, mine: Sequence[Record]) -> list[float]:
 
 
 def verdict(experiment: Experiment, claim: Claim, mine: Sequence[Record]) -> str:
-    """What an experiment's records say of a claim."""
-    return claim.verdict(experiment.kind, values(claim, mine))
+    """What an experiment's records say of a claim, and of the one that it stands on."""
+    mine_alone = claim.verdict(experiment.kind, values(claim, mine))
+    if experiment.kind == "paper" and mine and claim.stands_on:
+        base = next(other for other in experiment.claims if other.metric == claim.stands_on)
+        if verdict(experiment, base, mine).startswith("short"):
+            return f"short, as {base.metric} is"
+    return mine_alone
 
 
 # How numbers are written, here and in every table.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import provenance, tables, track
 from common.checkpoint import write_atomic
-from common.claims import ROOT, Experiment, Record, config_dict, differences, experiments, papers, pictures, records
+from common.claims import ROOT, Experiment, Record, differences, experiments, papers, pictures, records
 from common.errors import BadInput
 
 CURVE = 200  # rows of a published curve
@@ -25,7 +25,7 @@ def refusal(record: Record, experiment: Experiment | None) -> str | None:
         return "no such experiment in train.py"
     if record["data"]["stand_in"]:
         return "its data is a stand-in"
-    if changed := differences(record["config"], config_dict(experiment.config)):
+    if changed := differences(record["config"], experiment.config):
         return f"other hyper-parameters than the experiment's ({', '.join(changed)})"
     verified = set(experiment.precision.values())
     if record["precision"] not in verified:

@@ -356,7 +356,7 @@ class Run(Generic[C]):
         if config_path.exists():
             before = json.loads(config_path.read_text())
             begun |= {"wandb_id": before["wandb_id"], "changes": before["changes"]}
-            changed = differences(before["config"], config)
+            changed = differences(before["config"], self.config, **{"--precision": self.precision})
             if result_path.exists():
                 if changed:
                     what = f"{self.dir} holds a finished run with other hyper-parameters ({', '.join(changed)})"
@@ -762,7 +762,7 @@ class Run(Generic[C]):
     def print_result(self) -> None:
         """The table of the run: claim, paper, ours, verdict."""
         record, claims, kind = self.finished, self.experiment.claims, self.experiment.kind
-        changed = differences(config_dict(self.experiment.config), record["config"])
+        changed = differences(config_dict(self.experiment.config), self.config)
         verdicts = ["changed recipe" if changed else verdict(self.experiment, c, [record]) for c in claims]
         rows = [["claim", "paper", "ours", "verdict"]]
         rows += [[label(c), paper_value(c), number(measured(c, record)), v] for c, v in zip(claims, verdicts, strict=True)]

@@ -17,7 +17,6 @@ from common.claims import (
     Experiment,
     Record,
     columns,
-    config_dict,
     differences,
     duration,
     experiments,
@@ -42,7 +41,7 @@ def claim_rows(paper: str) -> Iterator[tuple[str, Experiment, Claim, list[Record
             continue
         mine = sorted((r for r in published if r["experiment"] == name), key=lambda r: r["seed"])
         for record in mine:
-            if changed := differences(record["config"], config_dict(experiment.config)):
+            if changed := differences(record["config"], experiment.config):
                 raise BadInput(
                     f"papers/{paper}/results.json: {name} seed {record['seed']} was run with other hyper-parameters than "
                     f"train.py has now ({', '.join(changed)}); run and publish it again"

@@ -34,8 +34,8 @@ DEV = (
 LESS = "a choice, about one standard error of the dev set, which stands in for the hidden test set; less where the sign is at stake"
 TEST = "a choice, the paper gives no spread: about one standard error of so many test questions"
 QQP = (
-    "the paper's is of the test set, which has another share of duplicates: these weights have public dev scores of 85.9 (STILTs, "
-    "from memory), so that a reproduction takes 15 more than the paper's number"
+    "the paper's 70.3 is of the test set, which has another share of duplicates; 85.9 is a public score of these weights on the "
+    "dev set (STILTs, from memory), and the tolerance as wide as its memory"
 )
 QNLI = "the dev set stands in for the hidden test set, and of a later release, on which the paper's network has 87.4 (BERT's table)"
 READ = "a choice, as wide as the figure can be read; it is of the dev set, as here"
@@ -118,7 +118,7 @@ EXPERIMENTS = {
     "glue-sst2": task("sst2", "Table 4", ("dev_accuracy", 91.3, 1, DEV), cost="a quarter of an hour on one H100, by reckoning"),
     "glue-mrpc": task("mrpc", "Table 4", ("dev_f1", 82.3, 1, DEV), cost="a few minutes on one H100, by reckoning"),
     "glue-stsb": task("stsb", "Table 4", ("dev_pearson", 82.0, 1, DEV), cost="a few minutes on one H100, by reckoning"),
-    "glue-qqp": task("qqp", "Table 4", ("dev_f1", 70.3, -15, QQP), cost="two hours on one H100, by reckoning"),
+    "glue-qqp": task("qqp", "Table 4", ("dev_f1", 85.9, 0.6, QQP), cost="two hours on one H100, by reckoning"),
     "glue-mnli": task(
         "mnli", "Table 2", ("dev_matched_accuracy", 82.1, 0.4, DEV), ("dev_mismatched_accuracy", 81.4, 0.4, DEV),
         cost="two hours on one H100, by reckoning",

@@ -58,6 +58,10 @@ class Grammar:
     """Activations of hidden units before a string (Sec. 5; 0.5 in the authors' later simulator)."""
     distinct: bool = False
     """No string is twice in a training set, nor in a test set."""
+    shortcuts: bool = False
+    """Input units feed the output units, too."""
+    recurrent_into: Literal["all", "gates"] = "all"
+    """Hidden units that see the hidden units (Sec. 4: all); a cell that does not sees the input units (and its bias)."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "sets", "trials", "strings", "blocks", "cells", "max_sequences")
@@ -66,18 +70,6 @@ class Grammar:
             raise ValueError(f"--trials must be a multiple of --sets, got {self.trials} and {self.sets}")
         if len(self.output_gate_bias) != self.blocks:
             raise ValueError(f"--output-gate-bias needs one number for each of the {self.blocks} blocks")
-
-
-@dataclass(frozen=True)
-class WithShortcuts(Grammar):
-    """A reading: input units feed the output units, too."""
-
-    output_bias: bool = True
-
-
-@dataclass(frozen=True)
-class ShortcutsGatesOnly(WithShortcuts):
-    """The same, and hidden units feed the gates only."""
 
 
 class Solved(nn.Module):
@@ -113,7 +105,7 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
     legal = torch.stack([part.legal for part in every]).to(run.device)
     pair = torch.arange(N, device=run.device) // (N // config.sets)  # of each trial
 
-    model = (Shortcuts if isinstance(config, WithShortcuts) else LSTM)(
+    model = (Shortcuts if config.shortcuts else LSTM)(
         N, len(SYMBOLS), len(SYMBOLS), config.blocks, config.cells, biased=config.biased, output_bias=config.output_bias,
         init=config.init, output_gate_bias=config.output_gate_bias, ranges=(config.g_range, config.h_range), start=config.start,
     )  # fmt: skip
@@ -121,7 +113,7 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
     model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(N))
     if config.sources == "cells":
         cut(model.recurrent_weight, units(model, gates=0, cells=1))
-    if isinstance(config, ShortcutsGatesOnly):
+    if config.recurrent_into == "gates":
         cut(model.recurrent_weight, units(model, gates=1, cells=0)[:, None])
     block_number = -1
 

@@ -40,12 +40,8 @@ class Shortcuts(LSTM):
 class LastErrorNet(InputGateNet):
     """The net of Sec. 5.2a whose cell learns from the error at the last step only, its direct weights from that of all.
 
-    Args: as `InputGateNet`'s, and gate, which is added to the initial weights into the input gate: it has no bias.
+    Args: as `InputGateNet`'s.
     """
-
-    def __init__(self, trials: int, inputs: int, outputs: int, *, init: float = 0.2, gate: float) -> None:
-        super().__init__(trials, inputs, outputs, init=init)
-        self.input_weight.data[:, 0] += gate
 
     def forward(self, x: Tensor, grown: Tensor) -> Tensor:
         y_in, g_c = f(LSTM.weighted(x, self.input_weight)).split(1, dim=-1)

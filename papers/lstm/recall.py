@@ -1,5 +1,6 @@
 """Experiments 2a and 2b (Sec. 5.2): recall the first of p + 1 symbols, and predict all that can be predicted on the way."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +45,10 @@ class Recall:
     """Cap: a trial that is not solved by then has failed (ours; the paper's is 5,000,000)."""
     test_sequences: int = 10_000
     """Fresh sequences that must all be right (2b; in 2a there are but two)."""
+    gate: float = 0.0
+    """Added to the initial weights into the input gate, which has no bias."""
+    last_error: Literal["none", "cell", "all"] = "none"
+    """What learns from the error at the last step only: nothing (Sec. 5.2), the cell, or all weights."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "trials", "max_sequences", "test_sequences")
@@ -52,19 +57,8 @@ class Recall:
             raise ValueError(f"--p must be at least 2, got {self.p}")
         if not self.lr or min(self.lr) <= 0:
             raise ValueError("--lr needs positive numbers")
-
-
-@dataclass(frozen=True)
-class ClosedGate(Recall):
-    """A reading: `LastErrorNet`."""
-
-    gate: float = -3.0
-    """Added to the initial weights into the input gate."""
-
-
-@dataclass(frozen=True)
-class LastErrorOnly(ClosedGate):
-    """The same, and nothing at all learns from the errors at other steps than the last."""
+        if self.net != "lstm" and (self.gate or self.last_error == "cell"):
+            raise ValueError(f"--net {self.net} has no cell and no gate: --gate and --last-error cell do not apply")
 
 
 class Progress(nn.Module):
@@ -92,10 +86,10 @@ def learn_recall(run: Run[Recall]) -> dict[str, float]:
         seed=run.seed, train="drawn for every update", test=config.test_sequences, stand_in=False,
     )  # fmt: skip
     symbols = config.p + 1
-    if isinstance(config, ClosedGate):
-        model = LastErrorNet(N, symbols, symbols, init=config.init, gate=config.gate)
-    else:
-        model = (InputGateNet if config.net == "lstm" else SelfRecurrentNet)(N, symbols, symbols, init=config.init)
+    nets = {"lstm": LastErrorNet if config.last_error == "cell" else InputGateNet, "self-recurrent": SelfRecurrentNet}
+    model = nets[config.net](N, symbols, symbols, init=config.init)
+    if config.gate:
+        model.input_weight.data[:, 0] += config.gate
     lr = torch.tensor(config.lr, device=run.device).repeat_interleave(config.trials)  # (N,)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     grown = config.net != "lstm" or config.cell_after == 0
@@ -112,7 +106,7 @@ def learn_recall(run: Run[Recall]) -> dict[str, float]:
         with run.autocast():
             y = model(sequence[:, :, :-1], *grown_cells(config, progress))  # (N, 1, p, p + 1)
             error = squared_error(sequence[:, :, 1:], y)  # (N, 1, p)
-            if isinstance(config, LastErrorOnly):
+            if config.last_error == "all":
                 error = error[:, :, -1:]
             loss = error.sum((1, 2))  # (N,)
             scaled = (loss * lr * learning).sum()  # every trial has its own rate
@@ -135,6 +129,8 @@ def learn_recall(run: Run[Recall]) -> dict[str, float]:
     for i, rate in enumerate(config.lr):
         mine = after[i * config.trials : (i + 1) * config.trials]
         found |= solved_metrics(mine, "" if len(config.lr) == 1 else f"_lr{rate:g}")
+    for slower, faster in itertools.pairwise(f"{rate:g}" for rate in config.lr):
+        found[f"sequences_lr{slower}_less_lr{faster}"] = found[f"sequences_lr{slower}"] - found[f"sequences_lr{faster}"]
     if not grown:
         found |= {"cell_added": progress.cell[progress.cell >= 0].double().mean().item()}
     return found

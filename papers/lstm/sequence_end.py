@@ -1,7 +1,7 @@
 """Learning from an error at the end of each sequence (experiments 2c and 3-6): the loop, its stopping rules, its test."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,33 +54,12 @@ class Config:
     """Cap: a trial that is not solved by then has failed (ours; the paper states none for these experiments)."""
     test_sequences: int = 2560
     """Fresh sequences for the final test of each trial."""
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"--task must be one of {', '.join(TASKS)}, got {self.task}")
-        at_least_one(self, "trials", "blocks", "cells", "window", "max_sequences", "test_sequences")
-        positive(self, "lr", "init", "correct_within", "mean_error")
-        for name in ("input_gate_bias", "output_gate_bias"):
-            if getattr(self, name) is not None and len(getattr(self, name)) != self.blocks:
-                raise ValueError(f"--{name.replace('_', '-')} needs one number for each of the {self.blocks} blocks")
-
-    def rules(self) -> list[tuple[int, float]]:
-        """For each stopping rule how many of the window may be wrong, and what the average error must be below."""
-        return [(0, self.mean_error)]
-
-    def readings(self) -> dict[str, Any]:
-        """What `LSTM` is told beyond the fields above."""
-        return {}
-
-
-@dataclass(frozen=True)
-class Extended(Config):
-    """Experiments 2c, 3a, 3b and 5, and the readings."""
-
     biased: Biased = "all"
-    """Hidden units with a bias weight (Table 10)."""
+    """Hidden units with a bias weight."""
     recurrent: bool = True
     """Hidden units see each other; else recurrent weights are zero and stay so."""
+    recurrent_into: Literal["all", "gates"] = "all"
+    """Hidden units that see the hidden units (Sec. 4: all); a cell that does not sees the input units (and its bias)."""
     g_range: float = 2.0
     """g is in [-range, range] (Eq. 5; 1 in the legend of Table 10)."""
     h_range: float = 1.0
@@ -89,25 +68,23 @@ class Extended(Config):
     """Activations of hidden units before a sequence (Sec. 5; 0.5 in the authors' later simulator)."""
     allowed: tuple[int, ...] = (0,)
     """How many of the window may be wrong; several numbers are several stopping rules, the strictest last."""
-    below: tuple[float, ...] = (1.0,)
-    """What the average error must be below, for each rule. The net's outputs are in [0, 1], so that 1 asks for nothing."""
+    below: tuple[float, ...] | None = None
+    """What the average error must be below, for each rule; outputs are in [0, 1], so that 1 asks for nothing. None: mean_error."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "g_range", "h_range")
-        if len(self.allowed) != len(self.below) or not self.allowed:
+        if self.task not in TASKS:
+            raise ValueError(f"--task must be one of {', '.join(TASKS)}, got {self.task}")
+        at_least_one(self, "trials", "blocks", "cells", "window", "max_sequences", "test_sequences")
+        positive(self, "lr", "init", "correct_within", "mean_error", "g_range", "h_range")
+        for name in ("input_gate_bias", "output_gate_bias"):
+            if getattr(self, name) is not None and len(getattr(self, name)) != self.blocks:
+                raise ValueError(f"--{name.replace('_', '-')} needs one number for each of the {self.blocks} blocks")
+        if not self.allowed or len(self.allowed) != len(self.below or [self.mean_error]):
             raise ValueError("--allowed and --below need one number for each stopping rule")
 
     def rules(self) -> list[tuple[int, float]]:
-        return list(zip(self.allowed, self.below, strict=True))
-
-    def readings(self) -> dict[str, Any]:
-        return {"biased": self.biased, "ranges": (self.g_range, self.h_range), "start": self.start}
-
-
-@dataclass(frozen=True)
-class GatesOnly(Extended):
-    """A reading: hidden units feed the gates only, and a cell's net input comes from the input units (and its bias)."""
+        """For each stopping rule how many of the window may be wrong, and what the average error must be below."""
+        return list(zip(self.allowed, self.below or [self.mean_error], strict=True))
 
 
 class Solved(nn.Module):
@@ -176,11 +153,12 @@ def learn(run: Run[Config]) -> dict[str, float]:
 
     model = LSTM(
         config.trials, task.inputs, task.outputs, config.blocks, config.cells, output_bias=config.output_bias, init=config.init,
-        input_gate_bias=config.input_gate_bias, output_gate_bias=config.output_gate_bias, **config.readings(),
+        input_gate_bias=config.input_gate_bias, output_gate_bias=config.output_gate_bias, biased=config.biased,
+        ranges=(config.g_range, config.h_range), start=config.start,
     )  # fmt: skip
-    if isinstance(config, Extended) and not config.recurrent:
+    if not config.recurrent:
         cut(model.recurrent_weight, units(model, gates=0, cells=0))
-    if isinstance(config, GatesOnly):
+    if config.recurrent_into == "gates":
         cut(model.recurrent_weight, units(model, gates=1, cells=0)[:, None])
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.numel()], lr=config.lr, fused=True)
     model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(config))

@@ -9,7 +9,7 @@ import torch
 
 from common.data import mix
 from papers.lstm.model import LSTM
-from papers.lstm.sequence_end import CHUNK, Config, Extended, Solved, evaluate
+from papers.lstm.sequence_end import CHUNK, Config, Solved, evaluate
 from papers.lstm.tasks import TASKS
 from papers.lstm.train import EXPERIMENTS
 from tests.papers.test_lstm_model import by_hand
@@ -106,7 +106,7 @@ def test_a_look_sees_the_trials_that_may_meet_a_rule_as_the_whole_test_does():
     """Of six trials one has met both rules, one the first, and two have more wrong than any rule allows, but not at once."""
     torch.manual_seed(1)
     n, task = 2 * CHUNK + 20, TASKS["two-sequence-3a"]
-    config = Extended("two-sequence-3a", trials=6, blocks=1, cells=1, input_gate_bias=None, correct_within=0.5)
+    config = Config("two-sequence-3a", trials=6, blocks=1, cells=1, input_gate_bias=None, correct_within=0.5)
     run = types.SimpleNamespace(config=config, seed=0, device=torch.device("cpu"), evaluating=contextlib.nullcontext)
     model = LSTM(6, task.inputs, task.outputs, 1, 1, init=1.0)
     with torch.no_grad():
