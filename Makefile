@@ -57,7 +57,7 @@ smoke-%: $(SETUP) ## the whole path of one paper in seconds, on stand-in data
 	@exec $(PYTHON) -m common.launch --paper $* --experiment smoke --gpus "$(GPUS)" --args="--restart --out '$$OUT' $$ARGS"
 
 evaluate-%: $(SETUP) ## official weights through our model (ARGS="WEIGHTS ...")
-	@if [ -f papers/$*/pretrained.py ]; then exec $(PYTHON) -m papers.$*.pretrained --out "$$OUT" $(ARGS); \
+	@if [ -f papers/$*/pretrained.py ]; then exec $(PYTHON) -m papers.$*.pretrained $(ARGS) --out "$$OUT"; \
 	elif [ -d papers/$* ]; then echo "$*: there are no official weights, so nothing to evaluate"; \
 	else echo "error: no paper '$*': there are $(PAPERS)" >&2; exit 2; fi
 

@@ -1,40 +1,14 @@
-"""Files that are whole or not there, and the two newest checkpoints of a run."""
+"""The two newest checkpoints of a run."""
 
 import io
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.errors import BadInput, Failed
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write, fsync, rename: after a crash at any moment the path holds the old content or the new.
-
-    Raises:
-        Failed: the file system refuses (disk full, no permission); the old content is still there.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise Failed(
-            f"cannot write {path}: {error.strerror or error}; what was there before is kept: "
-            "make room or allow writing, and run the same command again"
-        ) from error
+from common.errors import BadInput
+from common.files import write_atomic
 
 
 def checkpoints(directory: Path) -> list[Path]:

@@ -1,16 +1,19 @@
 """Where a record comes from: the code, the commit, the machine."""
 
+import ast
 import functools
 import hashlib
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 from common.claims import ROOT
 
-PINS = ("requirements.txt", "constraints.txt")
+SPECTATORS = ("common/track.py",)  # they show a run and cannot move its numbers
 
 
 def _digest(files: dict[str, bytes]) -> str:
@@ -20,20 +23,46 @@ def _digest(files: dict[str, bytes]) -> str:
     return f"sha256 {digest.hexdigest()}"
 
 
-def code_hash(folder: str) -> str:
-    """sha256 over the Python files of `folder` (papers/<paper>) and common, and the two requirement files."""
-    paths = [p for part in (folder, "common") for p in (ROOT / part).rglob("*.py")] + [ROOT / pin for pin in PINS]
-    return _digest({p.relative_to(ROOT).as_posix(): p.read_bytes() for p in paths if p.exists()})
+def imports_of(file: Path) -> set[Path]:
+    """The files of this repository that a Python file imports, inside its functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    parts = {"/".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2)}
+    candidates = (ROOT / f"{part}{end}" for part in parts for end in (".py", "/__init__.py"))
+    return {path for path in candidates if path.is_file()}
+
+
+def files_of(script: Path) -> list[str]:
+    """The Python files that can move the numbers of a run of this script: it, and what it imports, less SPECTATORS."""
+    found, new = set(), {script}
+    while new:
+        found |= new
+        new = {path for file in new for path in imports_of(file)} - found - {ROOT / name for name in SPECTATORS}
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+def code_hash(files: Iterable[str]) -> str:
+    """sha256 over these files."""
+    return _digest({name: (ROOT / name).read_bytes() for name in files})
 
 
 @functools.cache  # a process for every file, and what a commit holds does not change
-def code_hash_at(commit: str, folder: str) -> str | None:
-    """The same of a commit's tree; None where the repository does not have the commit or the commit not the folder."""
-    listing = git("ls-tree", "-r", "-z", "--name-only", commit, "--", folder, "common", *PINS)
-    if not listing:
-        return None
-    names = [name for name in listing.decode().split("\0") if name.endswith(".py") or name in PINS]
-    return _digest({name: git("show", f"{commit}:{name}") for name in names})
+def code_hash_at(commit: str, files: tuple[str, ...]) -> str | None:
+    """The same of a commit's tree; None where the repository does not have the commit, or the commit not one of the files."""
+    contents = {name: git("show", f"{commit}:{name}") for name in files}
+    return None if not contents or None in contents.values() else _digest(contents)
+
+
+@functools.cache
+def files_before(commit: str, paper: str) -> tuple[str, ...]:
+    """What records without `files` have hashed: all Python files of the paper and of common, and the two requirement files."""
+    pins = ("requirements.txt", "constraints.txt")
+    listing = git("ls-tree", "-r", "-z", "--name-only", commit, "--", f"papers/{paper}", "common", *pins) or b""
+    return tuple(name for name in listing.decode().split("\0") if name.endswith(".py") or name in pins)
 
 
 def git(*arguments: str) -> bytes | None:
@@ -58,8 +87,9 @@ def versions() -> dict[str, str]:
     import torch
 
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in ("accelerate", "numpy"):
-        found[name] = metadata.version(name)
+    for name in ("accelerate", "numpy", "torchvision", "tokenizers", "transformers", "sacrebleu"):
+        if name in sys.modules:
+            found[name] = metadata.version(name)
     if torch.cuda.is_available():
         found["cuda"] = torch.version.cuda
     return found

@@ -11,16 +11,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from common import provenance, tables, track
-from common.checkpoint import write_atomic
+from common import provenance, tables
 from common.claims import ROOT, Experiment, Record, differences, experiments, papers, pictures, records
 from common.errors import BadInput
+from common.files import CLOCK, Row, read_rows, write_atomic
 
 CURVE = 200  # rows of a published curve
+BEGINNING = 10  # of these the first, without a gap, for replay
 
 
-def refusal(record: Record, experiment: Experiment | None) -> str | None:
-    """Why a record cannot be published, or None."""
+def refusal(record: Record, experiment: Experiment | None, figures: Path) -> str | None:
+    """Why a record cannot be published, or None; figures: the folder of its run's pictures."""
     if experiment is None:
         return "no such experiment in train.py"
     if record["data"]["stand_in"]:
@@ -32,9 +33,12 @@ def refusal(record: Record, experiment: Experiment | None) -> str | None:
         return f"in {record['precision']}, which is not what the experiment runs in ({', '.join(verified)})"
     if record.get("changes"):
         return f"its recipe changed on the way ({'; '.join(change['what'] for change in record['changes'])})"
+    if missing := [name for name in experiment.figures if not (figures / f"{name}.png").exists()]:
+        return f"it has no picture {', '.join(missing)}, which the experiment names"
     if not record["commit"]:
         return "it names no commit; run it in a git checkout, or with $COMMIT set"
-    at_commit = provenance.code_hash_at(record["commit"], f"papers/{record['paper']}")
+    files = record.get("files") or provenance.files_before(record["commit"], record["paper"])
+    at_commit = provenance.code_hash_at(record["commit"], tuple(files))
     if at_commit is None:
         return f"its commit {record['commit'][:10]} is not in this repository"
     if at_commit != record["code"]:
@@ -42,15 +46,17 @@ def refusal(record: Record, experiment: Experiment | None) -> str | None:
     return None
 
 
-def thinned(rows: list[track.Row]) -> list[track.Row]:
-    """At most CURVE rows, evenly chosen, the first and the last among them, and evaluations before others."""
+def thinned(rows: list[Row]) -> list[Row]:
+    """At most CURVE rows: the first ones, evaluations before others, the last, and the rest evenly chosen. Without the clock's."""
+    rows = [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
     usual = Counter(map(frozenset, rows)).most_common(1)[0][0] if rows else None
-    rare = [i for i, row in enumerate(rows) if frozenset(row) != usual]
-    rare = [] if len(rare) > CURVE - 2 else rare
-    other = sorted({*range(len(rows))} - {*rare})
-    room = min(CURVE - len(rare), len(other))
+    rare = {i for i, row in enumerate(rows) if frozenset(row) != usual}
+    first = {*range(min(BEGINNING, len(rows)))}
+    kept = first if len(rare | first) > CURVE - 2 else rare | first
+    other = sorted({*range(len(rows))} - kept)
+    room = min(CURVE - len(kept), len(other))
     chosen = {other[round(i * (len(other) - 1) / max(room - 1, 1))] for i in range(room)}
-    return [rows[i] for i in sorted(chosen | {*rare})]
+    return [rows[i] for i in sorted(chosen | kept)]
 
 
 def text(kept: list[Record]) -> str:
@@ -90,7 +96,7 @@ def publish(paper: str, out: Path) -> int:
     published = {(record["experiment"], record["seed"]): record for record in records(paper)}
     for path, record in results.items():
         name, seed = key = record["experiment"], record["seed"]
-        if reason := refusal(record, table.get(name)):
+        if reason := refusal(record, table.get(name), path.parent / "figures"):
             print(f"refused   {name} seed {seed}: {reason}")
             refused += 1
             continue
@@ -98,7 +104,7 @@ def publish(paper: str, out: Path) -> int:
         print(f"{state:9} {name} seed {seed}")
         published[key] = record
         (folder / "curves").mkdir(exist_ok=True)
-        curve = "".join(json.dumps(row) + "\n" for row in thinned(track.read(path.parent / "metrics.jsonl")))
+        curve = "".join(json.dumps(row) + "\n" for row in thinned(read_rows(path.parent / "metrics.jsonl")))
         write_atomic(folder / "curves" / f"{name}-seed{seed}.jsonl", curve.encode())
         if seed == min(s for n, s in published if n == name):
             (folder / "figures").mkdir(exist_ok=True)

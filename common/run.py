@@ -55,7 +55,10 @@ from common.data.order import mix, permuted, share
 from common.data.text import Bucketed
 from common.data.workers import Reader, Sample
 from common.errors import BadFile, BadInput, Failed, LostWorker
-from common.track import Metrics, Progress, WandB, read
+from common.files import Metrics, read_rows, write_atomic
+from common.track import Progress, WandB
+
+EARLY = (1, 10)  # updates after which a line is written besides, so that a run shows soon, and to replay, how it begins
 
 T = TypeVar("T")
 Pieces = tuple[Tensor, ...]
@@ -67,6 +70,14 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+
+class Compared(Exception):
+    """A finished run's data and weights are those that the command names; nothing more is to be done."""
+
+
+class OtherData(BadInput):
+    """They are not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,20 +133,20 @@ def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[["Run"], d
 
 def main(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, float]], argv: list[str]) -> int:
     """Run one experiment to its end. Returns the exit code; SystemExit comes only from tyro's help and its own errors."""
-    folder = Path(inspect.getfile(train)).resolve().parent
+    script = Path(inspect.getfile(train)).resolve()
     first = int(os.environ.get("RANK", 0)) == 0
     run = None
     with signals() as interrupt:
         try:
-            name, config, options = parse(
-                experiments, argv, f"python -m {module_name(folder)}.{Path(inspect.getfile(train)).stem}", first
-            )
-            run = Run(folder, name, experiments[name], config, options, interrupt)
+            name, config, options = parse(experiments, argv, f"python -m {module_name(script)}", first)
+            run = Run(script, name, experiments[name], config, options, interrupt)
             with run:
                 if run.finished is None:
                     metrics = train(run)
                     interrupt.deferred = True  # the last moments are short and finish what is whole already
                     run.finish(metrics)
+                else:
+                    run.compare_with_finished(train)
                 run.print_result()
             return 0
         except (BadInput, Failed) as error:
@@ -149,8 +160,8 @@ def main(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, 
             return 128 + error.signum
 
 
-def module_name(folder: Path) -> str:
-    return ".".join(folder.relative_to(ROOT).parts) if folder.is_relative_to(ROOT) else folder.name
+def module_name(script: Path) -> str:
+    return ".".join(script.relative_to(ROOT).with_suffix("").parts) if script.is_relative_to(ROOT) else script.stem
 
 
 def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first: bool) -> tuple[str, Any, Options]:
@@ -213,10 +224,10 @@ class Run(Generic[C]):
     config: C
 
     def __init__(
-        self, folder: Path, name: str, experiment: Experiment[C], config: C, options: Options, interrupt: Interrupt
+        self, script: Path, name: str, experiment: Experiment[C], config: C, options: Options, interrupt: Interrupt
     ) -> None:
-        self.paper, self.name, self.experiment, self.config = folder.name, name, experiment, config
-        self.folder = folder.relative_to(ROOT).as_posix()
+        self.paper, self.name, self.experiment, self.config = script.parent.name, name, experiment, config
+        self.script = script
         self.options, self.seed, self.data_dir = options, options.seed, options.data_dir
         self.dir = options.out / self.paper / name / f"seed{options.seed}"
         self.identity = {"paper": self.paper, "experiment": name, "seed": options.seed}
@@ -283,8 +294,8 @@ class Run(Generic[C]):
         self.seed_all("start")  # the same on all ranks: initial weights
         self.progress = Progress(self.main)
         begun = self.on_main(self.open_directory)
-        self.changes, self.code, self.commit = begun["changes"], begun["code"], begun["commit"]
-        self.finished = begun["finished"]
+        self.begun, self.finished = begun, begun["finished"]
+        self.code, self.commit = begun["code"], begun["commit"]
         if self.finished is None:
             self.state = begun["state"]
             self.restore_clock()
@@ -350,18 +361,20 @@ class Run(Generic[C]):
             path.unlink()  # a file that was being written when an earlier run was killed
         config_path, result_path = self.dir / "config.json", self.dir / "result.json"
         config = config_dict(self.config) | {"--precision": self.precision}
-        code = provenance.code_hash(self.folder)
-        begun = {**self.identity, "config": config, "code": code, "commit": provenance.commit()}
-        begun |= {"wandb_id": secrets.token_hex(4), "changes": []}
+        files = provenance.files_of(self.script)
+        code = provenance.code_hash(files)
+        begun = {**self.identity, "config": config, "files": files, "code": code, "commit": provenance.commit()}
+        begun |= {"wandb_id": secrets.token_hex(4), "changes": [], "data": {}}
         if config_path.exists():
             before = json.loads(config_path.read_text())
-            begun |= {"wandb_id": before["wandb_id"], "changes": before["changes"]}
+            begun |= {"wandb_id": before["wandb_id"], "changes": before["changes"], "data": before.get("data", {})}
             changed = differences(before["config"], self.config, **{"--precision": self.precision})
             if result_path.exists():
                 if changed:
                     what = f"{self.dir} holds a finished run with other hyper-parameters ({', '.join(changed)})"
                     raise BadInput(f"{what}: --restart starts over, --out names another folder")
-                return {**begun, "finished": json.loads(result_path.read_text())}
+                finished = json.loads(result_path.read_text())
+                return {**begun, "data": finished["data"], "finished": finished}
             saved = checkpoint.checkpoints(self.dir / "checkpoint")
             if saved and (changed or before["code"] != code):
                 what = ", ".join(changed + ["other code"] * (before["code"] != code))
@@ -370,7 +383,9 @@ class Run(Generic[C]):
                     raise BadInput(f"{self.dir} was begun otherwise ({what}): {advice}")
                 begun["changes"] = [*begun["changes"], {"after": saved[0].stem, "what": what}]
         state = checkpoint.load(self.dir / "checkpoint", self.identity, self.say)
-        checkpoint.write_atomic(config_path, json.dumps(begun, indent=1).encode())
+        if state is None:
+            begun["data"] = {}  # nothing has been learned from it yet
+        write_atomic(config_path, json.dumps(begun, indent=1).encode())
         return {**begun, "finished": None, "state": state}
 
     def seed_all(self, *parts: Any) -> None:
@@ -470,6 +485,7 @@ class Run(Generic[C]):
         log line, the check for non-finite values, the checkpoint, the stop that a signal asked for.
         """
         self.total, self.samples_per_step = total, samples
+        self.check_described()
         self.saved_at = self.logged_at = time.monotonic()
         self.logged_step, self.logged_samples = self.step, self.samples
         self.in_loop = self.interrupt.deferred = True
@@ -481,6 +497,8 @@ class Run(Generic[C]):
                 self.samples += self.samples_per_step
                 if self.step % self.experiment.log_every == 0 or self.step == total or self.ended or self.now:
                     self.end_of_interval()
+                elif self.step in EARLY and self.logged_step == 0 and self.sums:
+                    self.write(self.means(*self.reduced(*self.sums.values())))
         finally:
             self.in_loop = self.interrupt.deferred = False
         if self.interrupt.signum:  # it came in the last interval, whose checkpoint is written
@@ -608,12 +626,8 @@ class Run(Generic[C]):
         """One synchronisation: means over processes, and what to do now, agreed by all."""
         now, updates = time.monotonic(), self.step - self.logged_step
         due = self.main and now - self.saved_at >= self.experiment.checkpoint_every
-        shared = [*self.sums.values(), float(self.interrupt.signum), float(due)]
-        values = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in shared])
-        if self.processes > 1:
-            values = self.accelerator.reduce(values, "sum")
-        *sums, signum, due = values.tolist()
-        means = {name: total / updates / self.processes for name, total in zip(self.sums, sums, strict=True)}
+        *sums, signum, due = self.reduced(*self.sums.values(), float(self.interrupt.signum), float(due))
+        means = self.means(*sums)
         last = self.step == self.total or self.ended
 
         took = time.monotonic() - self.logged_at
@@ -638,6 +652,20 @@ class Run(Generic[C]):
             # Ranks that got no signal end as those that did.
             raise Interrupted(self.interrupt.signum or signal.SIGTERM)
 
+    def reduced(self, *values: Tensor | float) -> list[float]:
+        """Their sums over all processes: one synchronisation."""
+        together = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in values])
+        return (self.accelerator.reduce(together, "sum") if self.processes > 1 else together).tolist()
+
+    def means(self, *sums: float) -> dict[str, float]:
+        """Of what `log` added up, over the updates since the last line and over the processes."""
+        return {k: total / (self.step - self.logged_step) / self.processes for k, total in zip(self.sums, sums, strict=True)}
+
+    def check_described(self) -> None:
+        """Raises ValueError: train() has not said yet what it learns from, which the record needs, and the run's identity."""
+        if not self.data:
+            raise ValueError("train() has to call run.describe_data before it trains or evaluates")
+
     def not_finite(self, what: str) -> Failed:
         rates = [group["lr"] for x in self.objects.values() if hasattr(x, "param_groups") for group in x.param_groups[:1]]
         lr = f", lr {', '.join(number(float(rate)) for rate in rates)}" if rates else ""
@@ -653,6 +681,7 @@ class Run(Generic[C]):
     def evaluating(self, model: nn.Module) -> Iterator[nn.Module]:
         """The bare model in eval mode without gradients, with the main process's buffers (batch-norm statistics) on all ranks."""
         module = bare(model)
+        self.check_described()
         if self.processes > 1:
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -697,18 +726,69 @@ class Run(Generic[C]):
     # The result.
 
     def describe_data(self, *, name: str, train: int | str, test: int | str, stand_in: bool, **more: Any) -> None:
-        """What the record says of the data, `sha256` of its files or the `generator` and `seed` of generated data among it.
+        """What the record says of the data, and of given weights. Call it before anything is made of them: they are part of what
+        the run is.
 
         train, test: how many samples. stand_in: made up for tests, in place of the paper's.
+        more: `sha256` of the files, or the `generator` and `seed` of generated data; `weights_sha256` of weights; other facts.
+
+        Raises:
+            BadInput: the directory holds a run on other data, or with other weights.
         """
         self.data = {"name": name, "train": train, "test": test, "stand_in": stand_in, **more}
+        self.same_data(**self.data)
+        if self.finished is not None:
+            raise Compared
+        self.remember(data=self.data)
+
+    def same_data(self, **facts: Any) -> None:
+        """Refuse to go on where these facts are not those of the data that the run began with, as far as it had them.
+
+        Raises:
+            BadInput: they are not; says which, before and now.
+        """
+        before, facts = self.begun["data"], json.loads(json.dumps(facts))
+        changed = ", ".join(f"{k} {shown(before[k])} -> {shown(facts[k])}" for k in facts if before.get(k, facts[k]) != facts[k])
+        if not changed:
+            return
+        if self.finished is not None:
+            raise OtherData(
+                f"{self.dir} holds a finished run on other data ({changed}): --restart starts over, --out names another folder"
+            )
+        if not self.options.allow_changes:
+            advice = "--restart starts over, --allow-changes goes on and records it"
+            raise BadInput(f"{self.dir} was begun on other data ({changed}): {advice}")
+        changes = [*self.begun["changes"], {"after": f"step{self.step}", "what": f"other data: {changed}"}]
+        self.remember(data=facts, changes=changes)
+
+    def remember(self, **facts: Any) -> None:
+        """Add to config.json, which says what the run is."""
+        self.begun |= facts
+        kept = {key: value for key, value in self.begun.items() if key not in ("state", "finished")}
+        self.on_main(lambda: write_atomic(self.dir / "config.json", json.dumps(kept, indent=1).encode()))
+
+    def compare_with_finished(self, train: Callable[["Run"], Any]) -> None:
+        """Whether the data and weights of the finished run here are still those that the command names, as far as they are there.
+
+        Raises:
+            BadInput: they are others.
+        """
+        try:
+            train(self)
+        except Compared:
+            about = "the data is the same"
+        except OtherData:
+            raise
+        except (BadInput, Failed) as error:
+            about = f"the data cannot be compared: {error}"
+        self.say(f"finished before, at {self.finished['finished']}; nothing was run now; {about}")
 
     def curves(self, *names: str) -> dict[str, list[float]]:
         """The lines of metrics.jsonl that have all of these metrics, those before a restart among them, metric by metric.
 
         For all processes at once.
         """
-        rows = self.on_main(lambda: [row for row in read(self.dir / "metrics.jsonl") if all(name in row for name in names)])
+        rows = self.on_main(lambda: [row for row in read_rows(self.dir / "metrics.jsonl") if all(name in row for name in names)])
         return {name: [row[name] for row in rows] for name in names}
 
     def save_figure(self, figure: Any, name: str) -> None:
@@ -723,9 +803,11 @@ class Run(Generic[C]):
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the record."""
         missing = [claim.metric for claim in self.experiment.claims if claim.at is None and claim.metric not in metrics]
-        if not self.data or (missing and self.config == self.experiment.config):
-            raise ValueError(f"train() has to call run.describe_data, and to return every claim's metric (missing: {missing})")
-        metrics = dict.fromkeys(missing, math.nan) | metrics  # a changed recipe may measure something else, by another name
+        if missing and self.config == self.experiment.config:  # a changed recipe may measure something else, by another name
+            self.say(f"train() did not return {', '.join(missing)}, which claims name: not measurable in this record")
+        if undrawn := [name for name in self.experiment.figures if not (self.dir / "figures" / f"{name}.png").exists()]:
+            self.say(f"train() did not draw {', '.join(undrawn)}: this run cannot be published")
+        metrics = dict.fromkeys(missing, math.nan) | metrics
         curves = self.curves(*names) if (names := self.experiment.curves) else {}
         metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         if self.device.type == "cuda":
@@ -751,13 +833,14 @@ class Run(Generic[C]):
             "precision": self.precision,
             "versions": provenance.versions(),
             "commit": self.commit,
+            "files": self.begun["files"],
             "code": self.code,
-            **({"changes": self.changes} if self.changes else {}),
+            **({"changes": self.begun["changes"]} if self.begun["changes"] else {}),
             "finished": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         if self.main:
             self.wandb.finish(self.finished)
-            checkpoint.write_atomic(self.dir / "result.json", json.dumps(self.finished, indent=1).encode())
+            write_atomic(self.dir / "result.json", json.dumps(self.finished, indent=1).encode())
 
     def print_result(self) -> None:
         """The table of the run: claim, paper, ours, verdict."""
@@ -769,7 +852,7 @@ class Run(Generic[C]):
         rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {label(c) for c in claims}]
         for line in ["", *columns(rows), ""]:
             self.say(line)
-        if record["code"] != provenance.code_hash(self.folder):
+        if record["code"] != self.code:
             self.say("this run was made with other code than is here now; --restart runs it again")
         if changed:
             self.say(f"not the published recipe: {', '.join(changed)}")
@@ -780,6 +863,12 @@ class Run(Generic[C]):
             f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced" if kind == "paper" and claims else f"kind {kind}"
         )
         self.say(f"{self.paper} {self.name} seed {self.seed}: {reproduced}, in {duration(record['wall_s'])}")
+
+
+def shown(fact: Any) -> str:
+    """A fact of the data in a line: hashes by their beginning."""
+    text = str(fact)
+    return text if len(text) <= 24 else f"{text[:12]}..."
 
 
 def bare(thing: Any) -> Any:

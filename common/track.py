@@ -1,8 +1,7 @@
-"""What a run tells the world while it goes on: metrics.jsonl (the truth), Weights & Biases (a view of it), a progress line."""
+"""What a run shows while it goes on: Weights & Biases, a view of metrics.jsonl, and a progress line. It changes no number."""
 
 import contextlib
 import importlib.util
-import json
 import math
 import os
 import shutil
@@ -13,49 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import write_atomic
 from common.claims import Claim, Record, measured, number
-from common.errors import Failed
+from common.files import Row
 
 PROJECT = "paper-reproductions"
 TIMEOUT = 15  # seconds that W&B may take to answer before the run goes on offline
 FINISH_TIMEOUT = 30  # seconds that the last upload may take
 PLAIN = 10.0  # seconds between two progress lines where there is no terminal
-
-Row = dict[str, Any]
-
-
-class Metrics:
-    """metrics.jsonl: flat lines {"step": ..., "time": ..., name: value}. Opening cuts it back to `step`, a torn line included."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self.rows: list[Row] = [row for row in read(path) if row["step"] <= step]
-        write_atomic(path, b"".join(_line(row) for row in self.rows))
-        self.file = open(path, "ab", buffering=0)  # noqa: SIM115, held until the end
-
-    def write(self, row: Row) -> None:
-        try:
-            self.file.write(_line(row))
-        except OSError as error:
-            raise Failed(f"cannot write {self.path}: {error.strerror}; make room and run the same command again") from error
-
-
-def _line(row: Row) -> bytes:
-    return json.dumps(row).encode() + b"\n"
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl up to the first line that is not whole."""
-    rows = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-        if not line.endswith(b"\n"):
-            rows.pop()
-    return rows
 
 
 class WandB:

@@ -1,11 +1,12 @@
 """Weights that others have trained, in folders as the Hugging Face hub has them."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 TENSORS = ("model.safetensors", "pytorch_model.bin")
 
@@ -44,3 +45,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
         return load_file(folder / TENSORS[0])
     return torch.load(folder / TENSORS[1], map_location="cpu", weights_only=True)
+
+
+def fingerprint(net: nn.Module) -> str:
+    """A sha256 of all weights and buffers, in fp32, on the CPU or elsewhere."""
+    digest = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        digest.update(tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ import torch
 
 from common import run as life
 from common.claims import ROOT
+from common.files import CLOCK
 from common.run import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -113,7 +114,7 @@ def until(condition, seconds: float = 120):
 def rows(directory: Path) -> list[dict]:
     """metrics.jsonl without what depends on the clock."""
     lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("time", "samples_per_s", "data_wait")} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
 
 
 def record(directory: Path) -> dict:

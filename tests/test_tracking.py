@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from common import track
+from common.files import read_rows
 from tests.start import Started, finish, here, processes, record, until
 
 KEY = "0123456789" * 4
@@ -41,7 +42,7 @@ def directory(tmp_path):
 
 def logged(directory: Path) -> list[dict]:
     """The rows of metrics.jsonl as W&B should have them."""
-    rows = [{k: v for k, v in row.items() if k != "time"} for row in track.read(directory / "metrics.jsonl")]
+    rows = [{k: v for k, v in row.items() if k != "time"} for row in read_rows(directory / "metrics.jsonl")]
     return [{**row, "claims/test_error/paper": 20.0} for row in rows]
 
 
@@ -117,7 +118,7 @@ def test_killed_offline(tmp_path, argv, directory, environment):
     """A run killed and resumed is one offline run with every row once; started over it is another one."""
     again = functools.partial(Started, tmp_path / "log", "tests.toy.train", *argv, **environment | {"WANDB_MODE": "offline"})
     run = again("--steps", "200")
-    until(lambda: not run.alive or len(track.read(directory / "metrics.jsonl")) >= 3)
+    until(lambda: not run.alive or len(read_rows(directory / "metrics.jsonl")) >= 3)
     run.kill(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     first = wandb_id(directory)
@@ -269,7 +270,7 @@ def test_online(tmp_path, argv, directory, environment):
 def test_service_killed(tmp_path, argv, directory, environment):
     """A run outlives wandb's own process."""
     run = Started(tmp_path / "log", "tests.impatient", *argv, "--steps", "400", **environment | {"WANDB_MODE": "offline"})
-    until(lambda: not run.alive or len(track.read(directory / "metrics.jsonl")) >= 3)
+    until(lambda: not run.alive or len(read_rows(directory / "metrics.jsonl")) >= 3)
     (service,) = [child for child in psutil.Process(run.process.pid).children() if child.name() == "wandb-core"]
     service.kill()
     assert run.wait() == 0, run.output()

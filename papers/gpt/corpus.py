@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.checkpoint import write_atomic
 from common.data import mix
 from common.data.files import fetching, obtain, require, sha256
 from common.data.parallel import sha256_of
 from common.errors import BadInput
+from common.files import write_atomic
 from common.run import Run
 
 if TYPE_CHECKING:
@@ -77,16 +77,19 @@ class Corpus:
         return torch.randint(len(self.splits["train"]) - T, (batch_size,), generator=generator)
 
 
-def load(run: Run) -> Corpus:
-    """The corpus of the run's config; and `describe_data`.
+def load(run: Run, **weights: Any) -> Corpus:
+    """The corpus of the run's config; and `describe_data`, with what is to be said of given weights.
 
     Raises:
-        BadInput: the text or its vocabulary cannot be used; says which, where, and what to do.
+        BadInput: the text or its vocabulary cannot be used, or is not what the run began with; says which, where, and what to do.
     """
     settings = {name: getattr(run.config, name) for name in SETTINGS}
-    run.on_main(lambda: ready(run.dir, settings) or prepare(run, settings))
+    digest = run.on_main(lambda: digest_here(run.config.corpus, run.data_dir))
+    if digest is not None:
+        run.same_data(sha256=digest)
+    run.on_main(lambda: ready(run.dir, settings, digest) or prepare(run, settings))
     facts = json.loads((run.dir / "tokens.json").read_text())
-    run.describe_data(**facts["about"])
+    run.describe_data(**facts["about"], **weights)
     tokens = np.memmap(run.dir / "tokens.bin", facts["dtype"], mode="r")
     splits = {name: tokens[start:stop] for name, (start, stop) in facts["splits"].items()}
     for name, split in splits.items():
@@ -95,8 +98,18 @@ def load(run: Run) -> Corpus:
     return Corpus(splits, facts["words"], load_vocabulary(run.dir / "vocabulary.json"))
 
 
-def ready(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the file has been made with these settings. Raises BadInput: it has, and is damaged."""
+def digest_here(corpus: str, data_dir: Path) -> str | None:
+    """What `read` says of the text that lies there; None where none does: a run that has its tokens goes on without."""
+    if corpus == "made-up":
+        return read(corpus, data_dir)[1]["sha256"]
+    if corpus == "bookscorpus":
+        return sha256_of(books(data_dir), "BooksCorpus") if any((data_dir / "bookscorpus").glob("*")) else None
+    paths = [data_dir / name for name in FILES if name.startswith(corpus)]
+    return ",".join(map(sha256, paths)) if all(path.exists() for path in paths) else None
+
+
+def ready(folder: Path, settings: dict[str, Any], digest: str | None) -> bool:
+    """Whether the file has been made with these settings, of this text. Raises BadInput: it has, and is damaged."""
     path = folder / "tokens.json"
     if not path.exists():
         return False
@@ -104,7 +117,7 @@ def ready(folder: Path, settings: dict[str, Any]) -> bool:
         facts = json.loads(path.read_text())
     except ValueError as error:
         raise BadInput(f"{path} is damaged: delete it and run the same command again") from error
-    if facts["settings"] != settings:
+    if facts["settings"] != settings or (digest is not None and facts["about"]["sha256"] != digest):
         return False
     for name, digest in facts["sha256"].items():
         if not (folder / name).exists() or sha256(folder / name) != digest:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from common.data.labelled import Labelled
 from common.data.text import Ragged, by_length, ragged
 from common.errors import BadInput
 from common.run import Run
+from common.weights import fingerprint
 from papers.gpt import corpus
 from papers.gpt.model import GPT, LSTM, Classifier, auxiliary_loss, combined_loss, finetuning_rate, inputs
 from papers.gpt.pretrain import Pretraining, adam
@@ -243,11 +243,6 @@ def pretrained(run: Run[Finetuning]) -> tuple[GPT | LSTM, "Tokenizer", dict[str,
 
     net, tokenizer = load(weights, run.on_main(lambda: fetch(weights, run.data_dir / "weights")))
     return net, tokenizer, {"weights": weights, "weights_sha256": fingerprint(net)}
-
-
-def fingerprint(net: nn.Module) -> str:
-    """A hash of all weights, in fp32."""
-    return hashlib.sha256(b"".join(tensor.float().numpy().tobytes() for tensor in net.state_dict().values())).hexdigest()
 
 
 def from_run(folder: Path, say: Callable[[str], None]) -> tuple[GPT | LSTM, "Tokenizer", dict[str, Any]]:

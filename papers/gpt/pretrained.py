@@ -24,7 +24,7 @@ from torch import Tensor
 from common.claims import Claim, Experiment
 from common.errors import BadInput
 from common.run import Run, evaluate_weights
-from common.weights import TENSORS, folder_of, read_tensors
+from common.weights import TENSORS, fingerprint, folder_of, read_tensors
 from papers.gpt import corpus
 from papers.gpt.model import GPT
 from papers.gpt.pretrain import heldout
@@ -243,9 +243,9 @@ WEIGHTS = {
 
 
 def main(run: Run[Weights]) -> dict[str, float]:
-    text = corpus.load(run)
     folder = run.on_main(lambda: fetch(run.config.weights, run.data_dir / "weights"))
     model, tokenizer = load(run.config.weights, folder)
+    text = corpus.load(run, weights_sha256=fingerprint(model))
     if tokenizer.get_vocab() != text.tokenizer.get_vocab():
         raise BadInput(f"{run.dir / 'vocabulary.json'} is not the vocabulary of {folder.absolute()}: --restart starts over")
     model, T = model.to(run.device), min(model.context, run.config.context)

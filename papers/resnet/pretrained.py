@@ -22,6 +22,7 @@ from common.claims import Claim, Experiment
 from common.data.workers import Reader, Sample
 from common.errors import BadInput
 from common.run import Run, evaluate_weights
+from common.weights import fingerprint
 from papers.resnet.images import STD, normalised, pixels, resize
 from papers.resnet.model import BasicBlock, Bottleneck, ResNet
 from papers.resnet.train import Validation, evaluate, likeliest
@@ -162,7 +163,6 @@ def names() -> list[str]:
 def main(run: Run[Weights]) -> dict[str, float]:
     config, folder = run.config, run.data_dir / "weights"
     data = Validation(run, config.crop, scale=255 * torch.tensor(STD, device=run.device))
-    run.describe_data(name="imagenet", train=0, test=data.n, test_sha256=data.test.sha256, stand_in=not data.test.official)
     scaled = run.reader(at_scales(data))
     if run.processes > 1:
         run.on_main(lambda: read(config.weights, folder) and None)  # downloads, once
@@ -170,6 +170,10 @@ def main(run: Run[Weights]) -> dict[str, float]:
         model = build(read(config.weights, folder))
     except ValueError as error:
         raise BadInput(f"{config.weights}: {error}") from error
+    run.describe_data(
+        name="imagenet", train=0, test=data.n, test_sha256=data.test.sha256, stand_in=not data.test.official,
+        weights_sha256=fingerprint(model),
+    )  # fmt: skip
     model = model.to(run.device, memory_format=torch.channels_last)
     metrics = evaluate(run, model, data, 1) | evaluate(run, model, data, 10) | multiscale(run, model, data, scaled)
     for name, value in metrics.items():

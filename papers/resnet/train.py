@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import track
 from common.claims import Claim, Experiment, at_least_one, fraction, positive
 from common.data import cifar, imagenet
 from common.errors import BadInput
+from common.files import read_rows
 from common.run import Run, reproduce
 from papers.resnet.images import MEAN, centre, crop, draw_colours, draw_crops, made_up, normalised, random_crop, ten_crops, windows
 from papers.resnet.model import CifarResNet, plain18, plain34, resnet18, resnet34, resnet50, resnet101, resnet152
@@ -370,7 +370,7 @@ def draw_errors(run: Run, data: Cifar10Data | ImageNetData) -> None:
     """One net's curves of Figure 4 or 6: training error (thin) and test error (bold) against updates."""
     from matplotlib.figure import Figure
 
-    rows = track.read(run.dir / "metrics.jsonl") if run.main else []
+    rows = read_rows(run.dir / "metrics.jsonl") if run.main else []
     figure = Figure(figsize=(5, 3.5))
     axes = figure.add_subplot()
     for name, style in (("train_error", {"linestyle": "--", "linewidth": 0.8}), (data.curve, {"linewidth": 1.6})):

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from common.bleu import sacrebleu, signature
-from common.checkpoint import write_atomic
 from common.claims import Claim, Experiment, at_least_one
 from common.data.parallel import Parallel, read_pair
 from common.data.text import ragged
 from common.errors import BadInput
+from common.files import write_atomic
 from common.run import Run, evaluate_weights
-from common.weights import TENSORS, folder_of, read_tensors
+from common.weights import TENSORS, fingerprint, folder_of, read_tensors
 from papers.transformer.model import Transformer, positional_encoding
 from papers.transformer.train import translate
 
@@ -306,7 +306,8 @@ def main(run: Run[Weights]) -> dict[str, float]:
     clean, metrics = cleaner(), {}
     sha256, n = {name: pairs.sha256 for name, pairs in sets.items()}, {name: len(pairs) for name, pairs in sets.items()}
     run.describe_data(
-        name="newstest", train=0, test=sum(n.values()), sets=n, sha256=sha256, bleu=signature(), stand_in=False
+        name="newstest", train=0, test=sum(n.values()), sets=n, sha256=sha256, bleu=signature(), stand_in=False,
+        weights_sha256=fingerprint(model),
     )  # fmt: skip
     model = model.to(run.device)
     for name in (Path(each).name for each in config.sets):

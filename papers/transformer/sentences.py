@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from common import bleu, checkpoint
+from common import bleu
 from common.data import mix, parallel
 from common.data.parallel import Parallel
 from common.data.text import END, SPECIAL, Ragged, encode, load_bpe, ragged, train_bpe
 from common.errors import BadInput
+from common.files import write_atomic
 from common.run import Run
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ def load(run: Run) -> tuple[list[Pairs], "Tokenizer | None", int]:
     """
     path, vocabulary = run.dir / "tokens.pt", run.dir / "vocabulary.json"
     settings = {name: getattr(run.config, name) for name in SETTINGS}
-    run.on_main(lambda: (path.exists() and kept(path)["settings"] == settings) or prepare(run, path, vocabulary, settings))
+    texts: list[Parallel] = []  # on the main process
+    digests = run.on_main(lambda: look(run, texts, path.exists()))
+    run.same_data(**digests)
+    run.on_main(lambda: ready(path, settings, digests) or prepare(run, texts, path, vocabulary, settings))
     tokens = kept(path)
     digest = hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.exists() else ""
     if digest != tokens["vocabulary"]:
@@ -74,6 +78,27 @@ def load(run: Run) -> tuple[list[Pairs], "Tokenizer | None", int]:
     return [split.to(run.device) for split in splits], tokenizer, V
 
 
+def look(run: Run, texts: list[Parallel], again: bool) -> dict[str, str]:
+    """Read the texts, and say what they are; nothing where they are gone and their tokens are here, to which a run goes on."""
+    if run.config.data == "copy":
+        return {}
+    try:
+        texts += read(run)
+    except BadInput:
+        if not again:
+            raise
+        return {}
+    return dict(zip(("sha256", "val_sha256", "test_sha256"), (each.sha256 for each in texts), strict=True))
+
+
+def ready(path: Path, settings: dict[str, Any], digests: dict[str, str]) -> bool:
+    """Whether the tokens have been made with these settings, of these texts."""
+    if not path.exists():
+        return False
+    tokens = kept(path)
+    return tokens["settings"] == settings and digests.items() <= tokens["about"].items()
+
+
 def kept(path: Path) -> dict[str, Any]:
     """What `prepare` wrote. Raises BadInput: it is damaged."""
     try:
@@ -82,14 +107,13 @@ def kept(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} is damaged ({type(error).__name__}): delete it and run the same command again") from error
 
 
-def prepare(run: Run, path: Path, vocabulary: Path, settings: dict[str, Any]) -> None:
+def prepare(run: Run, texts: list[Parallel], path: Path, vocabulary: Path, settings: dict[str, Any]) -> None:
     """Write the tokens, and the vocabulary that they are of, whole or not at all."""
     config = run.config
     if config.data == "copy":
         splits = [copies(config.steps * config.batch_size // (LENGTH + 1), run.seed), copies(1000, "val"), copies(1000, "held out")]
         about, digest = {"name": "copies of random symbols", "generator": "papers/transformer/sentences.py", "seed": run.seed}, ""
     else:
-        texts = read(run)
         if config.bpe:
             tokenizer = load_bpe(Path(config.bpe))
         else:
@@ -113,7 +137,7 @@ def prepare(run: Run, path: Path, vocabulary: Path, settings: dict[str, Any]) ->
     plain = [{k: (v.tokens, v.lengths) if isinstance(v, Ragged) else v for k, v in vars(split).items()} for split in splits]
     buffer = io.BytesIO()
     torch.save({"settings": settings, "about": about, "vocabulary": digest, "splits": plain}, buffer)
-    checkpoint.write_atomic(path, buffer.getbuffer())
+    write_atomic(path, buffer.getbuffer())
 
 
 def read(run: Run) -> list[Parallel]:

@@ -403,7 +403,7 @@ def data(run: Run[Config]) -> tuple[Tensor, Tensor]:
     if config.data == "made-up":
         train, test = made_up(config.train_size + 50, D).split([config.train_size, 50])
     elif config.data == "frey-face":
-        frames = faces.load(run.data_dir)
+        frames, sha256 = faces.load(run.data_dir)
         frames = frames[permuted(len(frames), mix("Frey Face"), 0, len(frames))]  # the same split for all seeds
         train, test = frames[: config.train_size], frames[config.train_size :]
     else:

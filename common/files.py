@@ -1,0 +1,70 @@
+"""Files that are whole or not there, and the lines of metrics.jsonl."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from common.errors import Failed
+
+Row = dict[str, Any]
+CLOCK = ("time", "samples_per_s", "data_wait")  # what a row says of the machine, not of the run
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write, fsync, rename: after a crash at any moment the path holds the old content or the new.
+
+    Raises:
+        Failed: the file system refuses (disk full, no permission); the old content is still there.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Failed(
+            f"cannot write {path}: {error.strerror or error}; what was there before is kept: "
+            "make room or allow writing, and run the same command again"
+        ) from error
+
+
+class Metrics:
+    """metrics.jsonl: flat lines {"step": ..., "time": ..., name: value}. Opening cuts it back to `step`, a torn line included."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.rows: list[Row] = [row for row in read_rows(path) if row["step"] <= step]
+        write_atomic(path, b"".join(_line(row) for row in self.rows))
+        self.file = open(path, "ab", buffering=0)  # noqa: SIM115, held until the end
+
+    def write(self, row: Row) -> None:
+        try:
+            self.file.write(_line(row))
+        except OSError as error:
+            raise Failed(f"cannot write {self.path}: {error.strerror}; make room and run the same command again") from error
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(row).encode() + b"\n"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl up to the first line that is not whole."""
+    rows = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            rows.pop()
+    return rows

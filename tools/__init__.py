@@ -1,0 +1,1 @@
+"""What make calls around runs. Only this package knows the papers."""

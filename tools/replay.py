@@ -1,0 +1,294 @@
+"""`make replay-<paper>`: does a published number still hold? The first lines of its curve, run again at today's code.
+
+The same seed gives the same losses for some hundreds of updates on every machine, and parts only later, when rounding has grown.
+So the beginning of a curve is a fingerprint of its recipe: each record's experiment is started from nothing, with its
+configuration, seed and precision, in a folder that is thrown away, and its metrics.jsonl is compared with the published curve.
+"""
+
+import dataclasses
+import os
+import re
+import runpy
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from common.claims import ROOT, Record, columns, differences, duration, experiments, papers, records
+from common.errors import BadInput
+from common.files import CLOCK, Row, read_rows, write_atomic
+
+# Relative deviations that are rounding and no change of the recipe. Measured over the first three published lines of all curves,
+# records of an AMD EPYC against an Intel Xeon, and for bf16 also fp32 in its place, which is what a CPU without bf16 is given.
+TOLERANCE = {}
+OTHERWISE = 1e-4  # a paper that has not been measured
+LINES, SECONDS = 3, 120.0
+
+
+@dataclasses.dataclass
+class Replay:
+    """A record, and what came of its beginning."""
+
+    record: Record
+    expected: list[Row]  # the first lines of its published curve
+    lines: int = 0  # of these, compared
+    step: int = 0  # of the last one
+    deviation: float = 0.0  # the largest so far
+    more: frozenset[str] = frozenset()  # what today's code logs besides
+    result: str = ""  # same | parted at step n ... | not replayed: why
+
+    @property
+    def name(self) -> str:
+        return f"{self.record['paper']} {self.record['experiment']} seed {self.record['seed']}"
+
+    @property
+    def parted(self) -> bool:
+        return self.result.startswith("parted")
+
+    def cost(self) -> float:
+        """Seconds, by the record's own speed."""
+        return self.expected[-1]["step"] * self.record["wall_s"] / max(self.record["steps"], 1) if self.expected else 0.0
+
+    def compare(self, rows: Sequence[Row], tolerance: float) -> None:
+        """With the lines that there are so far; sets `result` when there is one."""
+        here = {row["step"]: row for row in reversed(rows)}
+        for row in self.expected[self.lines :]:
+            if row["step"] not in here:
+                if rows and rows[-1]["step"] > row["step"]:
+                    self.result = f"parted at step {row['step']:,}: no line there today"
+                return
+            if reason := self.apart(row, here[row["step"]], tolerance):
+                self.result = f"parted at step {row['step']:,}: {reason}"
+                return
+            self.lines, self.step = self.lines + 1, row["step"]
+        self.result = "same"
+
+    def apart(self, before: Row, now: Row, tolerance: float) -> str | None:
+        """What is other in two lines of one step, or None."""
+        self.more |= {*now} - {*before} - {*CLOCK}
+        for name in sorted({*before} - {*CLOCK}):
+            if name not in now:
+                return f"no {name} today"
+            old, new = before[name], now[name]
+            off = abs(new - old) / max(abs(old), abs(new), 1e-9)
+            self.deviation = max(self.deviation, off)
+            if not off <= tolerance:
+                return f"{name} {old:.6g} -> {new:.6g}"
+        return None
+
+
+def beginnings(paper: str, experiment: str, seeds: Sequence[int], lines: int) -> Iterator[Replay]:
+    """One for each published record that is asked for.
+
+    Raises:
+        BadInput: no such paper; nothing is published of what is asked for.
+    """
+    if paper not in papers():
+        raise BadInput(f"no paper '{paper}': there are {', '.join(papers())}")
+    table, found = experiments(paper), False
+    for record in records(paper):
+        name, seed = record["experiment"], record["seed"]
+        if (experiment and name != experiment) or (seeds and seed not in seeds):
+            continue
+        found = True
+        path = ROOT / "papers" / paper / "curves" / f"{name}-seed{seed}.jsonl"
+        replay = Replay(record, read_rows(path)[:lines])
+        if not replay.expected:
+            replay.result = "not replayed: it has no published curve"
+        elif name not in table or differences(record["config"], table[name].config):
+            replay.result = "parted at step 0: its configuration is no longer that of train.py"
+        yield replay
+    if not found and (experiment or seeds):
+        raise BadInput(f"{paper} has no published record of {experiment or 'any experiment'}, seeds {seeds or 'any'}")
+
+
+def precision_here(record: Record) -> str:
+    """The record's own; fp32 in place of bf16 on a CPU that has no such instructions."""
+    import torch
+
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    emulated = not torch.cuda.is_available() and flags and not re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags)
+    return "fp32" if record["precision"] == "bf16" and emulated else record["precision"]
+
+
+def _child(module: str, argv: list[str], folder: str) -> None:
+    """What `python -m module argv` does, forked where torch is imported already."""
+    log = os.open(f"{folder}/log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(ROOT)
+    sys.argv = [module, *argv]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def start(context, replay: Replay, folder: str, more: Sequence[str]) -> BaseProcess:
+    record = replay.record
+    argv = [record["experiment"], "--seed", str(record["seed"]), "--out", folder, "--precision", precision_here(record), *more]
+    script = "pretrained" if record["kind"] == "weights" else "train"
+    process = context.Process(target=_child, args=(f"papers.{record['paper']}.{script}", argv, folder))
+    process.start()
+    return process
+
+
+def ended(replay: Replay, folder: Path, code: int | None) -> str:
+    """Why there are no more lines: a process that has ended with this exit code, or time that is over (None)."""
+    if code is None:
+        return f"not replayed: {replay.lines} of {len(replay.expected)} lines in the time that there was"
+    output = (folder / "log").read_text(errors="replace").strip().splitlines()
+    last = next((line for line in reversed(output) if line.startswith("error: ")), output[-1] if output else "")
+    return (
+        f"not replayed: {last.removeprefix('error: ')[:150]}"
+        if code == 2
+        else f"parted at step {replay.step:,}: it ends: {last[:150]}"
+    )
+
+
+def run(
+    replays: Sequence[Replay],
+    more: Sequence[str] = (),
+    seconds: float = SECONDS,
+    minutes: float = 0,
+    tolerance: float | None = None,
+) -> Iterator[Replay]:
+    """Each when it is compared, the cheapest first, as many side by side as there are cores (on a GPU one).
+
+    Args:
+        more: options for train.py.    seconds: for one record.    minutes: for all; 0: no limit.
+        tolerance: in place of the paper's.
+    """
+    import torch
+
+    os.environ |= {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["torch", "accelerate", "tyro", "common.run"])
+    cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    yield from (replay for replay in replays if replay.result)
+    waiting = sorted((replay for replay in replays if not replay.result), key=Replay.cost)
+    end = time.monotonic() + 60 * minutes if minutes else float("inf")
+    running: list[tuple[Replay, BaseProcess, tempfile.TemporaryDirectory, float]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < cores and time.monotonic() < end:
+                folder = tempfile.TemporaryDirectory(prefix="replay-")
+                running.append((waiting[0], start(context, waiting.pop(0), folder.name, more), folder, time.monotonic()))
+            for job in list(running):
+                replay, process, folder, begun = job
+                alive, record = process.is_alive(), replay.record
+                path = Path(folder.name, record["paper"], record["experiment"], f"seed{record['seed']}", "metrics.jsonl")
+                limit = OTHERWISE if tolerance is None else tolerance
+                replay.compare(read_rows(path), TOLERANCE.get(record["paper"], limit) if tolerance is None else tolerance)
+                over = time.monotonic() >= min(end, begun + seconds)
+                if not replay.result and (over or not alive):
+                    replay.result = ended(replay, Path(folder.name), None if alive else process.exitcode)
+                if replay.result:
+                    process.kill()
+                    process.join()
+                    folder.cleanup()
+                    running.remove(job)
+                    yield replay
+            time.sleep(0.02)
+            if time.monotonic() >= end:
+                for replay in waiting:
+                    replay.result = "not replayed: MINUTES are over"
+                yield from waiting
+                waiting = []
+    finally:
+        for _, process, folder, _ in running:
+            process.kill()
+            process.join()
+            folder.cleanup()
+
+
+def row(replay: Replay) -> list[str]:
+    """Of the table."""
+    record = replay.record
+    said = replay.result + (f"; logs {', '.join(sorted(replay.more))} besides" if replay.more and replay.result == "same" else "")
+    off = f"{replay.deviation:.1e}" if replay.lines or replay.parted else "–"
+    return [
+        record["paper"],
+        record["experiment"],
+        str(record["seed"]),
+        str(replay.lines),
+        f"{replay.step:,}",
+        off,
+        record["commit"][:10],
+        said,
+    ]
+
+
+HEAD = ["paper", "experiment", "seed", "lines", "updates", "deviation", "commit", "result"]
+
+
+def mark(replays: Sequence[Replay]) -> None:
+    """Write into the records of parted curves that they are stale, and since when that is known; take it from those that hold."""
+    from common import provenance
+    from common.publish import text
+
+    for paper in dict.fromkeys(replay.record["paper"] for replay in replays):
+        found = {(r.record["experiment"], r.record["seed"]): r for r in replays if r.record["paper"] == paper}
+        kept = records(paper)
+        for record in kept:
+            replay = found.get((record["experiment"], record["seed"]))
+            if replay and replay.parted:
+                record["stale"] = f"{replay.result}, at commit {(provenance.commit() or 'unknown')[:10]}"
+            elif replay and replay.result == "same":
+                record.pop("stale", None)
+        write_atomic(ROOT / "papers" / paper / "results.json", text(kept).encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the variables of make say."""
+
+    paper: str = ""
+    """Default: all."""
+    experiment: str = ""
+    """Default: all that are published."""
+    seeds: tuple[int, ...] = ()
+    """Default: all that are published."""
+    lines: int = LINES
+    """Lines of each curve."""
+    seconds: float = SECONDS
+    """For one record."""
+    minutes: float = 0.0
+    """For all together; 0: no limit."""
+    mark: bool = False
+    """Mark in results.json what has parted."""
+    args: tuple[str, ...] = ()
+    """Everything else for train.py."""
+
+
+def main(options: Options) -> int:
+    """Prints a line for each record, and the table. Exit code 1 where one has parted, 2 on bad input."""
+    try:
+        replays = [
+            replay
+            for paper in ([options.paper] if options.paper else papers())
+            for replay in beginnings(paper, options.experiment, options.seeds, options.lines)
+        ]
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    begun, done = time.monotonic(), []
+    for replay in run(replays, options.args, options.seconds, options.minutes):
+        done.append(replay)
+        print(
+            f"{len(done):3}/{len(replays)}  {duration(time.monotonic() - begun):>6}  {replay.name}: {row(replay)[-1]}", flush=True
+        )
+    if options.mark:
+        mark(done)
+    order = {replay.name: i for i, replay in enumerate(replays)}
+    table = [HEAD, *(row(replay) for replay in sorted(done, key=lambda replay: order[replay.name]))]
+    print("", *columns(table), "", sep="\n")
+    same, parted = sum(replay.result == "same" for replay in done), sum(replay.parted for replay in done)
+    print(f"{same} of {len(done)} published curves begin the same today, {parted} parted, {len(done) - same - parted} not replayed")
+    return 1 if parted else 0
+
+
+if __name__ == "__main__":
+    import tyro
+
+    sys.exit(main(tyro.cli(Options)))
