@@ -31,8 +31,9 @@ class Claim:
     tolerance, why: how far off a result may be the other way, in the claim's unit, and where that figure comes from.
     stands_on: the metric of another claim of the experiment, without which this one means nothing (a mean over solved trials stands
         on how many there are): short where that one is.
-    noise: for a metric that is a difference, the standard error of one run's; several runs show their own. A mean that is nearer to
-        0 than its standard error is within noise, whatever its sign, and shows nothing.
+    noise: for a metric that is a difference, its standard error from the examples that it is measured on, which more seeds do not
+        lower; the seeds have their own besides. A mean that is nearer to 0 than the larger of the two is within noise, whatever
+        its sign, and shows nothing.
 
     Raises:
         ValueError: a negative tolerance, which would ask for more than the paper has.
@@ -79,8 +80,8 @@ class Claim:
 
     def within_noise(self, values: Sequence[float]) -> bool:
         """Whether a difference is nearer to 0 than its standard error."""
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return self.noise > 0 and abs(statistics.fmean(values)) < max(self.noise, spread) / math.sqrt(len(values))
+        among_seeds = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        return self.noise > 0 and abs(statistics.fmean(values)) < max(self.noise, among_seeds)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ from common.errors import BadFile, BadInput, Failed, LostWorker
 from common.files import Metrics, read_rows, write_atomic
 from common.track import Progress, WandB
 
-EARLY = (1, 10)  # updates after which a line is written besides, so that a run shows soon, and to replay, how it begins
+EARLY = (1, 10)  # updates after which a line is written besides, where lines are far apart: soon seen, and soon replayed
 
 T = TypeVar("T")
 Pieces = tuple[Tensor, ...]
@@ -497,7 +497,7 @@ class Run(Generic[C]):
                 self.samples += self.samples_per_step
                 if self.step % self.experiment.log_every == 0 or self.step == total or self.ended or self.now:
                     self.end_of_interval()
-                elif self.step in EARLY and self.logged_step == 0 and self.sums:
+                elif self.step in EARLY and 20 * self.step <= self.experiment.log_every and self.sums:
                     self.write(self.means(*self.reduced(*self.sums.values())))
         finally:
             self.in_loop = self.interrupt.deferred = False

@@ -12,6 +12,7 @@ import pytest
 from common import provenance, publish, tables
 from common.claims import (
     Claim,
+    differences,
     label,
     measured,
     number,
@@ -23,12 +24,14 @@ from common.claims import (
     spread,
     tolerance,
     values,
+    verdict,
 )
 from common.errors import BadInput
 from tests.toy.train import EXPERIMENTS
 
 LOWER = Claim("error", 7.0, "%", lower_is_better=True, tolerance=0.3)
 HIGHER = Claim("bleu", 27.3, tolerance=0.2)
+GAIN = Claim("gain", 0.0, noise=1.0)
 EITHER = Claim("success_rate", 22.0, "%", tolerance=6.0, either_way=True)
 
 
@@ -52,10 +55,43 @@ EITHER = Claim("success_rate", 22.0, "%", tolerance=6.0, either_way=True)
         (EITHER, "paper", [16.0], "reproduced"),
         (EITHER, "paper", [100.0], "short by 78%"),
         (EITHER, "paper", [0.0], "short by 22%"),
+        (GAIN, "paper", [1.5], "reproduced"),
+        (GAIN, "paper", [0.9], "short, within noise"),
+        (GAIN, "paper", [-0.9], "short, within noise"),  # whatever its sign
+        (GAIN, "paper", [-1.5], "short by 1.5"),
+        (GAIN, "paper", [0.9, 0.9, 0.9, 0.9], "short, within noise"),  # they are measured on the same examples
+        (GAIN, "paper", [0.9, 1.2], "reproduced"),
+        (GAIN, "paper", [-1.0, 4.0], "short, within noise"),  # a mean of 1.5, with a standard error of 2.5
+        (GAIN, "scaled", [0.9], "scaled, within noise"),
     ],
 )
 def test_verdict(claim, kind, values, verdict):
     assert claim.verdict(kind, values) == verdict
+
+
+def test_a_claim_that_stands_on_another_falls_with_it():
+    """The mean over solved trials means nothing where too few are."""
+    rate, mean = Claim("success_rate", 100, tolerance=10), Claim("sequences", 500, lower_is_better=True, stands_on="success_rate")
+    experiment = dataclasses.replace(EXPERIMENTS["headline"], kind="paper", claims=[rate, mean])
+    solved, failed = {"metrics": {"success_rate": 95, "sequences": 400}}, {"metrics": {"success_rate": 40, "sequences": 400}}
+    assert verdict(experiment, mean, [solved]) == "reproduced"
+    assert verdict(experiment, mean, [failed]) == "short, as success_rate is"
+    assert verdict(experiment, mean, []) == "not run"
+    assert verdict(dataclasses.replace(experiment, kind="reading"), mean, [failed]) == "reading"
+
+
+def test_a_claim_cannot_ask_for_more_than_the_paper_has():
+    with pytest.raises(ValueError, match="negative tolerance"):
+        Claim("dev_f1", 70.3, tolerance=-15)
+
+
+def test_a_hyper_parameter_that_an_older_record_lacks_had_its_default():
+    config = EXPERIMENTS["headline"].config
+    whole = dataclasses.asdict(config)
+    older = {name: value for name, value in whole.items() if name != "lr"}
+    assert differences(whole, config) == differences(older, config) == []
+    assert differences(older, dataclasses.replace(config, lr=0.5)) == [f"lr {config.lr} -> 0.5"]
+    assert differences(whole | {"gone": 1}, config) == ["gone 1 -> None"], "what is no more was something"
 
 
 CURVE = {"curves": {"samples": [10, 100, 1000], "bound": [-130.0, -110.0, -101.0]}, "metrics": {}}
@@ -130,7 +166,7 @@ def write_run(runs, seed=0, name="headline", **changes):
         "paper": "toy", "experiment": name, "kind": EXPERIMENTS[name].kind, "seed": seed, "metrics": {"test_error": 22.0 + seed},
         "data": {"name": "toy", "stand_in": False}, "config": dataclasses.asdict(EXPERIMENTS[name].config), "wall_s": 60.0,
         "samples_per_s": 10.0, "hardware": "1x GPU", "precision": "fp32", "finished": "2026",
-        "commit": provenance.commit(), "code": provenance.code_hash("papers/toy"),
+        "commit": provenance.commit(), "files": (files := ["papers/toy/train.py"]), "code": provenance.code_hash(files),
     }  # fmt: skip
     record |= changes
     (directory / "result.json").write_text(json.dumps(record))
@@ -150,7 +186,8 @@ def test_publish(repository, tmp_path, capsys):
     folder = repository / "papers" / "toy"
     assert (folder / "figures" / "headline-curve.png").read_bytes() == b"png of seed 0"
     curve = [json.loads(line)["step"] for line in (folder / "curves" / "headline-seed1.jsonl").read_text().splitlines()]
-    assert len(curve) == 200 and curve[0] == 1 and curve[-1] == 999 and curve == sorted(set(curve))
+    assert len(curve) == 200 and curve[:10] == [*range(1, 11)] and curve[-1] == 999 and curve == sorted(set(curve))
+    assert "time" not in (folder / "curves" / "headline-seed1.jsonl").read_text()
     page = (folder / "README.md").read_text()
     row = "| `headline` | `test_error` | Table 1 | 20% | ≤ 25 | 22.5 ± 0.7071 (2) | reproduced |"
     assert row in page and "by hand" in page
@@ -165,6 +202,29 @@ def test_publish(repository, tmp_path, capsys):
     assert publish.publish("toy", runs) == 0
     assert "unchanged headline seed 0\nreplaced  headline seed 1\n" in capsys.readouterr().out
     assert "32 ± 14.14 (2) | short by 12% |" in (folder / "README.md").read_text()
+
+
+def test_a_picture_that_was_not_drawn_stops_nothing(repository, tmp_path, capsys):
+    """The record is refused, before anything of it is written; the others are published."""
+    for seed in (0, 1):
+        write_run(tmp_path / "runs", seed)
+    (tmp_path / "runs/toy/headline/seed0/figures/curve.png").unlink()
+    assert publish.publish("toy", tmp_path / "runs") == 1
+    assert "refused   headline seed 0: it has no picture curve" in capsys.readouterr().out
+    assert [record["seed"] for record in records("toy")] == [1] and tables.stale() == []
+    assert not (repository / "papers/toy/curves/headline-seed0.jsonl").exists()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 9, 10, 11, 199, 200, 201, 500, 5000])
+@pytest.mark.parametrize("rare", [0, 3, 50, 500])
+def test_published_curves(n, rare):
+    """The beginning whole, evaluations kept as long as there is room, the last line, and at most so many."""
+    rows = [{"step": i, "loss": 0.5} | ({"error": 1} if rare and i % max(1, n // rare) == 0 else {}) for i in range(1, n + 1)]
+    steps = [row["step"] for row in publish.thinned(rows)]
+    assert steps == sorted({*steps}) and len(steps) == min(n, publish.CURVE)
+    assert steps[:10] == [row["step"] for row in rows[:10]] and steps[-1:] == [row["step"] for row in rows[-1:]]
+    if rare < 100:
+        assert {row["step"] for row in rows if "error" in row} <= {*steps}
 
 
 def test_a_table_that_disagrees_with_its_records_is_found(repository, tmp_path):
@@ -206,6 +266,7 @@ def test_a_table_that_disagrees_with_its_records_is_found(repository, tmp_path):
         ({"commit": "0" * 40}, "not in this repository"),
         ({"code": "sha256 0"}, "not made by the code of its commit"),
         ({"experiment": "gone"}, "no such experiment"),
+        ({"files": ["papers/toy/train.py", "common/gone.py"]}, "its commit"),
     ],
 )
 def test_what_cannot_be_trusted_is_not_published(changes, reason, repository, tmp_path, capsys):
@@ -219,15 +280,40 @@ def test_what_cannot_be_trusted_is_not_published(changes, reason, repository, tm
 
 
 def test_code_hash_is_that_of_the_commit_only_while_nothing_is_changed(repository):
-    code = provenance.code_hash("papers/toy")
-    assert provenance.code_hash_at(provenance.commit(), "papers/toy") == code
+    files = ("papers/toy/train.py",)
+    code = provenance.code_hash(files)
+    assert provenance.code_hash_at(provenance.commit(), files) == code
     (repository / "papers" / "toy" / "README.md").write_text("tables do not matter")
-    assert provenance.code_hash("papers/toy") == code
+    (repository / "common" / "new.py").write_text("nor what is not imported")
+    assert provenance.code_hash(files) == code
     (repository / "papers" / "toy" / "train.py").write_text("# other code")
-    assert provenance.code_hash("papers/toy") != code
-    (repository / "papers" / "toy" / "train.py").write_text("# code")
-    (repository / "common" / "new.py").write_text("")
-    assert provenance.code_hash("papers/toy") != code
+    assert provenance.code_hash(files) != code
+    assert provenance.code_hash_at(provenance.commit(), files) == code
+    assert provenance.code_hash_at(provenance.commit(), (*files, "papers/toy/gone.py")) is None
+
+
+def test_the_files_that_can_move_a_number_are_found_by_import(repository):
+    """Those of the paper and of common, however they are imported; not what only looks on, nor what is not imported."""
+    contents = {
+        "papers/toy/train.py": "import torch\nfrom common import a\nfrom papers.toy.model import net\nimport common.track\n",
+        "papers/toy/model.py": "def net():\n    from common.data.b import c\n",
+        "papers/toy/benchmark.py": "from papers.toy import train\n",
+        "common/__init__.py": "", "common/a.py": "import common.track\n", "common/track.py": "import common.seen\n",
+        "common/data/__init__.py": "from common.data import d\n", "common/data/b.py": "c = 1\n", "common/data/d.py": "",
+        "common/seen.py": "", "common/unused.py": "",
+    }  # fmt: skip
+    for name, content in contents.items():
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text(content)
+    assert provenance.files_of(repository / "papers/toy/train.py") == [
+        "common/__init__.py", "common/a.py", "common/data/__init__.py", "common/data/b.py", "common/data/d.py",
+        "papers/toy/model.py", "papers/toy/train.py",
+    ]  # fmt: skip
+
+
+def test_what_looks_on_computes_nothing():
+    for name in provenance.SPECTATORS:
+        assert not re.search(r"^\s*(import|from) (torch|numpy)", (provenance.ROOT / name).read_text(), re.MULTILINE), name
 
 
 def test_commit_without_git(tmp_path, monkeypatch):
@@ -299,7 +385,8 @@ def test_published_records_were_made_by_the_code_of_their_commits(paper):
         assert not record["data"]["stand_in"]
         if provenance.git("cat-file", "-e", record["commit"]) is None:
             pytest.skip("a shallow clone does not have the commits")
-        assert provenance.code_hash_at(record["commit"], f"papers/{paper}") == record["code"]
+        files = record.get("files") or provenance.files_before(record["commit"], paper)
+        assert provenance.code_hash_at(record["commit"], tuple(files)) == record["code"]
 
 
 def test_list_shows_everything():
