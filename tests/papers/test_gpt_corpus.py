@@ -595,7 +595,7 @@ def test_bad_flags(flags, said, tmp_path):
 
 
 def test_the_paper_is_the_default():
-    """Sec. 4.1, as the fact sheet has it."""
+    """Sec. 4.1."""
     config = train.EXPERIMENTS["bookscorpus"].config
     paper = {
         "n_layer": 12, "n_head": 12, "width": 768, "context": 512, "dropout": 0.1, "batch_size": 64, "epochs": 100, "steps": None,
