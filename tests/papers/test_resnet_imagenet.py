@@ -55,7 +55,7 @@ def test_training_stops_and_resumes(data_dir, tmp_path):
     data, metrics = record(straight)["data"], record(straight)["metrics"]
     assert (data["train"], data["test"], data["stand_in"]) == (24, VALIDATION, True)
     assert metrics == record(stopped)["metrics"]
-    assert metrics.keys() == {f"top{k}_error_{crops}crop" for k in (1, 5) for crops in (1, 10)}
+    assert metrics.keys() == {f"top{k}_error_{views}" for k in (1, 5) for views in ("1crop", "10crop", "multiscale")}
     assert all(error * VALIDATION / 100 == pytest.approx(round(error * VALIDATION / 100)) for error in metrics.values())
 
 
