@@ -213,15 +213,13 @@ def finetuning_rate(step: int, steps: int, peak: float = 6.25e-5, warmup: float 
 
 
 def inputs(texts: Sequence[list[int]], form: str, V: int, context: int = 512) -> list[list[int]]:
-    """Fig. 1: the sequences of an example, as lists of tokens.
+    """Fig. 1: the sequences of an example, as lists of tokens, V for <start>, V + 1 for the delimiter, V + 2 for <extract>.
 
     Args:
         texts: the tokens of its texts; of multiple choice: z, q (empty where there is no question), and then the answers.
         form: classification, entailment, similarity or choice.
-        context: a sequence that would be longer loses tokens at the end of its longest text; of a multiple choice z loses them, as
-            many for each answer.
+        context: longer ones lose tokens at the end of the longest text; of a choice z loses them, as many for each answer.
     """
-    start, delimiter, extract = V, V + 1, V + 2
 
     def cut(*parts: list[int]) -> list[list[int]]:
         parts = [list(part) for part in parts]
@@ -231,14 +229,11 @@ def inputs(texts: Sequence[list[int]], form: str, V: int, context: int = 512) ->
 
     if form == "choice":  # "[z; q; $; a_k]"
         z, q, *answers = texts
-        room = context - 3 - len(q) - max(map(len, answers))
-        examples = [cut(z[: max(0, room)] + q, answer) for answer in answers]
-    else:
-        examples = [cut(*texts)]
-    if form == "similarity":
-        examples.append(examples[0][::-1])
-    marked = [zip((start, delimiter), parts, strict=False) for parts in examples]
-    return [[token for before, part in pairs for token in (before, *part)] + [extract] for pairs in marked]
+        z = z[: max(0, context - 3 - len(q) - max(map(len, answers)))]
+    examples = [cut(z + q, answer) for answer in answers] if form == "choice" else [cut(*texts)]
+    examples += [examples[0][::-1]] if form == "similarity" else []  # both orders
+    marked = [zip((V, V + 1), parts, strict=False) for parts in examples]
+    return [[token for before, part in pairs for token in (before, *part)] + [V + 2] for pairs in marked]
 
 
 @torch.no_grad()
