@@ -1,12 +1,15 @@
 """What a run does that neither the standing tests nor the bad input show."""
 
+import dataclasses
 import math
 import sysconfig
 
 import pytest
 import torch
 
-from common.run import bare
+from common import provenance
+from common.claims import ROOT
+from common.run import Run, bare
 from tests.start import here, newest, record, rows
 from tests.toy.train import TRAIN
 
@@ -19,7 +22,9 @@ def test_the_record_says_what_ran(tmp_path, toy_data):
     directory = tmp_path / "toy/headline/seed3"
     result = record(directory)
     assert result["paper"] == "toy" and result["experiment"] == "headline" and result["kind"] == "paper" and result["seed"] == 3
-    assert result["data"] == {"name": "toy", "train": TRAIN, "test": 13, "stand_in": False}
+    assert result["data"].pop("sha256") and result["data"] == {"name": "toy", "train": TRAIN, "test": 13, "stand_in": False}
+    assert result["files"] == provenance.files_of(ROOT / "tests/toy/train.py") and "tests/toy/model.py" in result["files"]
+    assert "common/run.py" in result["files"] and not {"common/track.py", "common/tables.py", "common/bleu.py"} & {*result["files"]}
     assert result["config"]["batch_size"] == 12 and result["steps"] == 40 and result["processes"] == 1
     assert result["precision"] == "fp32" and result["versions"]["torch"] == torch.__version__
     assert result["code"].startswith("sha256 ") and "changes" not in result
@@ -116,9 +121,24 @@ def test_checkpoints_are_plain_and_two(tmp_path):
     assert newest(directory)["run"] == {"paper": "toy", "experiment": "smoke", "seed": 0}  # read with weights_only=True
 
 
-def test_a_script_that_forgets_a_claim_is_told(tmp_path, toy_data, monkeypatch):
+def test_a_metric_that_a_claim_misspells_does_not_lose_the_run(tmp_path, toy_data, monkeypatch):
+    """Three days of training are not thrown away for a letter: the record is written, and says that it lacks the number."""
     from tests.toy import train
 
-    monkeypatch.setattr(train, "train", lambda run: {"something": 1.0})
-    with pytest.raises(ValueError, match=r"missing: \['test_error'\]"):
+    wrong = dataclasses.replace(train.EXPERIMENTS["headline"].claims[0], metric="test_eror")
+    headline = dataclasses.replace(train.EXPERIMENTS["headline"], claims=[wrong], figures=("curve", "never"))
+    monkeypatch.setattr(train, "EXPERIMENTS", {**train.EXPERIMENTS, "headline": headline})
+    code, output = here(TOY, "headline", "--out", tmp_path, "--data-dir", toy_data)
+    assert code == 0
+    assert "train() did not return test_eror, which claims name: not measurable in this record" in output
+    assert "train() did not draw never: this run cannot be published" in output
+    metrics = record(tmp_path / "toy/headline/seed0")["metrics"]
+    assert metrics["test_eror"] is None and metrics["test_error"] >= 0
+    assert "short, not measurable" in output and "0 of 1 claims reproduced" in output.splitlines()[-1]
+
+
+def test_a_script_that_does_not_say_what_it_learns_from_is_told_at_once(tmp_path, toy_data, monkeypatch):
+    monkeypatch.setattr(Run, "describe_data", lambda run, **about: None)
+    with pytest.raises(ValueError, match=r"train\(\) has to call run.describe_data before it trains"):
         here(TOY, "headline", "--out", tmp_path, "--data-dir", toy_data)
+    assert (tmp_path / "toy/headline/seed0/metrics.jsonl").read_text() == ""

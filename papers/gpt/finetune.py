@@ -53,12 +53,18 @@ def from_glue(name: str, data_dir: Path, split: str) -> Labelled:
 
 
 def read_race(data_dir: Path, split: str) -> Labelled:
-    """train: both levels together; test_middle or test_high. The article and the question are one text (Sec. 3.3: [z; q])."""
+    """train: both levels together; test_middle or test_high. The question goes on after the article (Sec. 3.3: [z; q])."""
     name, _, level = split.partition("_")
     parts = [race(data_dir, name, each) for each in ([level] if level else ["middle", "high"])]
-    texts = [(f"{article} {question}", *answers) for part in parts for article, question, *answers in part.texts]
+    texts = [(article, f" {question}", *answers) for part in parts for article, question, *answers in part.texts]
     labels = [label for part in parts for label in part.labels]
     return Labelled(texts, labels, ",".join(part.sha256 for part in parts), sum(part.left_out for part in parts))
+
+
+def read_story_cloze(data_dir: Path, split: str) -> Labelled:
+    """A story and its endings, with no question between them."""
+    data = story_cloze(data_dir, split)
+    return dataclasses.replace(data, texts=[(story, "", *endings) for story, *endings in data.texts])
 
 
 def made_up(data_dir: Path, split: str) -> Labelled:
@@ -79,7 +85,7 @@ TASKS = {
     "rte": of_glue("rte", "entailment", "accuracy", 2),
     "snli": Task("entailment", "accuracy", 3, ("dev", "test"), snli, fetch_snli),
     "race": Task("choice", "accuracy", 4, ("test_middle", "test_high"), read_race, fetch_race),
-    "storycloze": Task("choice", "accuracy", 2, ("dev", "test"), story_cloze),
+    "storycloze": Task("choice", "accuracy", 2, ("dev", "test"), read_story_cloze),
     "made-up": Task("similarity", "accuracy", 2, ("dev",), made_up),
 }
 
@@ -328,9 +334,13 @@ def measure(
         for split, pairs in pooled.items():
             labels, answers = (torch.cat(each).numpy() for each in zip(*pairs, strict=True))
             metrics |= {f"{split}_{score}{name}": value for score, value in scores(task.score, labels, answers).items()}
-            if name == names[-1] and "_nothing" in names and len(names) > 1:
-                key = f"{split}_{task.score}"
-                metrics[f"{key}_gain"] = metrics[f"{key}{name}"] - metrics[f"{key}_nothing"]
+            key = f"{split}_{task.score}"
+            if task.score in ("accuracy", "f1") and task.form != "choice":  # of a constant a correlation is 0
+                constant = max(scores(task.score, labels, labels * 0 + each)[task.score] for each in range(task.classes))
+                metrics[f"{key}_above_constant{name}"] = metrics[f"{key}{name}"] - constant
+            for less, gain in (("_nothing", "_gain"), ("_embeddings", "_gain_over_embeddings")):
+                if name == names[-1] and less in names[:-1]:
+                    metrics[f"{key}{gain}"] = metrics[f"{key}{name}"] - metrics[f"{key}{less}"]
     return metrics
 
 
@@ -369,7 +379,7 @@ def draw_transfer(run: Run[Finetuning], task: Task, names: list[str], metrics: d
     axes = (figure := Figure(figsize=(5, 3.5))).add_subplot()
     for split in task.splits:
         axes.plot([metrics[f"{split}_{task.score}{name}"] for name in names], "o-", label=split)
-    axes.set_xticks(range(len(names)), [name[1:].replace("_", " ") for name in names])
+    axes.set_xticks(range(len(names)), [name[1:].replace("_", " ") for name in names], rotation=30, ha="right")
     axes.set(xlabel="taken from pre-training", ylabel=f"{task.score}, %", title=f"{run.name}, seed {run.seed}")
     axes.legend()
     run.save_figure(figure, "transfer")

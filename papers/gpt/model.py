@@ -150,7 +150,7 @@ def language_model_loss(logits: Tensor, following: Tensor) -> Tensor:
 
 
 def pretraining_rate(step: int, steps: int, peak: float = 2.5e-4, warmup: int = 2000, last: float = 0.0) -> float:
-    """Sec. 4.1: up from zero in a line, then down to zero (or `last`) along a cosine. The first step is 0."""
+    """Sec. 4.1: up from zero in a line, then down to zero (or `last`) along a cosine. Steps count from 0."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return last + (peak - last) * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
@@ -204,7 +204,7 @@ def combined_loss(supervised: Tensor, auxiliary: Tensor, weight: float = 0.5) ->
 
 
 def finetuning_rate(step: int, steps: int, peak: float = 6.25e-5, warmup: float = 0.002) -> float:
-    """Sec. 4.1: "a linear learning rate decay schedule with warmup over 0.2% of training". The first step is 0."""
+    """Sec. 4.1: "a linear learning rate decay schedule with warmup over 0.2% of training". Steps count from 0."""
     done = step / steps
     return peak * min(1.0, done / warmup) * (1 - done)
 
@@ -213,14 +213,13 @@ def finetuning_rate(step: int, steps: int, peak: float = 6.25e-5, warmup: float 
 
 
 def inputs(texts: Sequence[list[int]], form: str, V: int, context: int = 512) -> list[list[int]]:
-    """Fig. 1: the sequences of an example, as lists of tokens.
+    """Fig. 1: the sequences of an example, as lists of tokens, V for <start>, V + 1 for the delimiter, V + 2 for <extract>.
 
     Args:
-        texts: the tokens of its texts; of multiple choice: the context, and then the answers.
+        texts: the tokens of its texts; of multiple choice: z, q (empty where there is no question), and then the answers.
         form: classification, entailment, similarity or choice.
-        context: a sequence that would be longer loses tokens at the end of its longest text.
+        context: longer ones lose tokens at the end of the longest text; of a choice z loses them, as many for each answer.
     """
-    start, delimiter, extract = V, V + 1, V + 2
 
     def cut(*parts: list[int]) -> list[list[int]]:
         parts = [list(part) for part in parts]
@@ -228,11 +227,13 @@ def inputs(texts: Sequence[list[int]], form: str, V: int, context: int = 512) ->
             max(parts, key=len).pop()
         return parts
 
-    examples = [cut(texts[0], answer) for answer in texts[1:]] if form == "choice" else [cut(*texts)]
-    if form == "similarity":
-        examples.append(examples[0][::-1])
-    marked = [zip((start, delimiter), parts, strict=False) for parts in examples]
-    return [[token for before, part in pairs for token in (before, *part)] + [extract] for pairs in marked]
+    if form == "choice":  # "[z; q; $; a_k]"
+        z, q, *answers = texts
+        z = z[: max(0, context - 3 - len(q) - max(map(len, answers)))]
+    examples = [cut(z + q, answer) for answer in answers] if form == "choice" else [cut(*texts)]
+    examples += [examples[0][::-1]] if form == "similarity" else []  # both orders
+    marked = [zip((V, V + 1), parts, strict=False) for parts in examples]
+    return [[token for before, part in pairs for token in (before, *part)] + [V + 2] for pairs in marked]
 
 
 @torch.no_grad()

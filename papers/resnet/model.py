@@ -18,7 +18,7 @@ Option = Literal["A", "B", "C"]
 
 
 def conv3x3(channels: int, filters: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels, filters, 3, stride, padding=1, bias=False)  # "biases are omitted": batch norm has its own
+    return nn.Conv2d(channels, filters, 3, stride, padding=1, bias=False)  # the paper does not say; idle before batch norm
 
 
 def conv1x1(channels: int, filters: int, stride: int = 1) -> nn.Conv2d:

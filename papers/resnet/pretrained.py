@@ -16,18 +16,15 @@ from pathlib import Path
 from textwrap import shorten
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.claims import Claim, Experiment
-from common.data.workers import Reader, Sample
 from common.errors import BadInput
 from common.run import Run, evaluate_weights
 from common.weights import fingerprint
-from papers.resnet.images import STD, normalised, pixels, resize
+from papers.resnet.images import STD
 from papers.resnet.model import BasicBlock, Bottleneck, ResNet
-from papers.resnet.train import Validation, evaluate, likeliest
-
-SCALES = (224, 256, 384, 480, 640)  # Sec. 3.4: shorter sides
+from papers.resnet.train import Validation, evaluate, multiscale
 
 NETS = {  # block, how many in conv2_x, conv3_x, conv4_x, conv5_x -> depth
     (BasicBlock, (2, 2, 2, 2)): 18,
@@ -99,15 +96,15 @@ class Weights:
     weights: str
     """torchvision-NAME or timm-NAME, to be downloaded, or a file of either."""
     crop: int = 224
-    """Pixels of a crop; shorter sides for testing are 8/7 of it, and `SCALES` in proportion."""
+    """Pixels of a crop; shorter sides for testing are 8/7 of it, and several scales in proportion."""
 
 
 def known(source: str, name: str, top1: float, top5: float | None, where: str) -> Experiment[Weights]:
     """The accuracies, in %, that a library publishes for its weights."""
     why = "decoders and resizing differ between versions of PIL"
-    claims = [Claim("top1_error_1crop", round(100 - top1, 3), "%", where, True, 0.1, why)]
+    claims = [Claim("top1_error_1crop", round(100 - top1, 3), "%", where, True, 0.1, why, either_way=True)]
     if top5 is not None:
-        claims.append(Claim("top5_error_1crop", round(100 - top5, 3), "%", where, True, 0.1, why))
+        claims.append(Claim("top5_error_1crop", round(100 - top5, 3), "%", where, True, 0.1, why, either_way=True))
     return Experiment(
         Weights(f"{source}-{name}"), kind="weights", source="Tables 2 to 4", cap="the validation set", claims=claims,
         cost="an hour on one GPU or so; not run here", precision={"cpu": "fp32", "cuda": "tf32"},
@@ -163,7 +160,6 @@ def names() -> list[str]:
 def main(run: Run[Weights]) -> dict[str, float]:
     config, folder = run.config, run.data_dir / "weights"
     data = Validation(run, config.crop, scale=255 * torch.tensor(STD, device=run.device))
-    scaled = run.reader(at_scales(data))
     if run.processes > 1:
         run.on_main(lambda: read(config.weights, folder) and None)  # downloads, once
     try:
@@ -175,33 +171,10 @@ def main(run: Run[Weights]) -> dict[str, float]:
         weights_sha256=fingerprint(model),
     )  # fmt: skip
     model = model.to(run.device, memory_format=torch.channels_last)
-    metrics = evaluate(run, model, data, 1) | evaluate(run, model, data, 10) | multiscale(run, model, data, scaled)
+    metrics = evaluate(run, model, data, 1) | evaluate(run, model, data, 10) | multiscale(run, model, data)
     for name, value in metrics.items():
         run.say(f"{name} {value:.3f} %")
     return metrics
-
-
-def at_scales(data: Validation) -> Sample:
-    """A sample is a validation image at each scale and its label: (H, W, 3), ..., ()."""
-
-    def sample(index: int, _: torch.Generator) -> tuple[Tensor, ...]:
-        image = data.test.image(index)
-        return (*(pixels(resize(image, round(side * data.crop / 224))) for side in SCALES), data.test.labels[index])
-
-    return sample
-
-
-def multiscale(run: Run[Weights], model: nn.Module, data: Validation, scaled: Reader) -> dict[str, float]:
-    """Sec. 3.4: "fully-convolutional form [...] average the scores at multiple scales".
-
-    The last layer is linear, so that averaging over places before it, as the model does at any size, or after it is the same.
-    """
-    hits = []
-    with run.evaluating(model) as net:
-        for *scales, labels in run.examples(scaled, data.n, 1):  # one at a time: images have different shapes
-            scores = [net(normalised(images, data.mean, data.scale)).float().softmax(1) for images in scales]
-            hits.append(likeliest(torch.stack(scores).mean(0), labels))
-    return data.errors(run.gather(torch.cat(hits), data.n), "multiscale")
 
 
 if __name__ == "__main__":

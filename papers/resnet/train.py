@@ -24,7 +24,20 @@ from common.data import cifar, imagenet
 from common.errors import BadInput
 from common.files import read_rows
 from common.run import Run, reproduce
-from papers.resnet.images import MEAN, centre, crop, draw_colours, draw_crops, made_up, normalised, random_crop, ten_crops, windows
+from papers.resnet.images import (
+    MEAN,
+    centre,
+    crop,
+    draw_colours,
+    draw_crops,
+    made_up,
+    normalised,
+    pixels,
+    random_crop,
+    resize,
+    ten_crops,
+    windows,
+)  # fmt: skip
 from papers.resnet.model import CifarResNet, plain18, plain34, resnet18, resnet34, resnet50, resnet101, resnet152
 
 
@@ -132,55 +145,62 @@ class Cifar(Config):
 
 RUN = {"kind": "paper", "precision": {"cpu": "bf16", "cuda": "bf16"}}
 CHOICE = "a choice, the paper gives no spread: three times the 0.11 that NVIDIA's public ResNet-50 recipe shows over seeds"
-ONE_RUN = "twice the standard deviation that Table 6 gives for 110 layers, the only one it gives: this row is one run"
+CHOICE_5 = "a choice: three times 0.06, which is the 0.11 of NVIDIA's top-1 error by the square root of the ratio of both errors"
+ONE_RUN = "twice the standard deviation that Table 6 gives for 110 layers, the only one it gives: this row is one run, apparently"
 COST = "19 h on one A100, by the speed that NVIDIA publishes; not run here"  # the others: by timm's speeds of training
 FIVE_RUNS = "the standard deviation of the paper's five runs"
 
 
-def on_imagenet(depth: int, option: str, table: str, top1: float, top5: float | None, cost: str) -> Experiment[ImageNet]:
-    claims = [Claim("top1_error_10crop", top1, "%", table, True, 0.33, CHOICE)]
+def on_imagenet(
+    depth: int, option: str, table: str, top1: float, top5: float | None, cost: str, scales: tuple[float, ...] = ()
+) -> Experiment[ImageNet]:
+    """scales: its errors in Table 4. Plain nets, which the paper shows to be worse than others, count either way."""
+    net, plain = table.rpartition(", ")[2], option == "plain"
+    claims = [Claim("top1_error_10crop", top1, "%", table, True, 0.33, CHOICE, either_way=plain)]
     if top5 is not None:
-        claims.append(Claim("top5_error_10crop", top5, "%", table, True, 0.33, CHOICE))
+        claims.append(Claim("top5_error_10crop", top5, "%", table, True, 0.18, CHOICE_5, either_way=plain))
+    for k, error, tolerance, why in zip((1, 5), scales, (0.33, 0.18), (CHOICE, CHOICE_5), strict=False):
+        claims.append(Claim(f"top{k}_error_multiscale", error, "%", f"Table 4, {net}", True, tolerance, why))
     return Experiment(
         ImageNet(depth=depth, option=option), source=f"Sec. 3.4, 4.1, {table}", cap="600,000 updates (120 epochs)", cost=cost,
         claims=claims, figures=("errors",), checkpoint_every=300, **RUN,
     )  # fmt: skip
 
 
-def table_6(depth: int, test_error: float, cost: str, tolerance: float, why: str, warm_up: int = 0) -> Experiment[Cifar]:
+def table_6(
+    depth: int, test_error: float, cost: str, tolerance: float, why: str, warm_up: int = 0, either_way: bool = False
+) -> Experiment[Cifar]:
+    claim = Claim("test_error", test_error, "%", f"Table 6, ResNet, {depth} layers", True, tolerance, why, either_way=either_way)
     return Experiment(
         Cifar(depth=depth, warm_up=warm_up), source="Sec. 4.2, Table 6, Fig. 6 middle", cap="64,000 updates", cost=cost,
-        claims=[Claim("test_error", test_error, "%", f"Table 6, ResNet, {depth} layers", True, tolerance, why)],
-        figures=("errors", "layer-responses"), **RUN,
+        claims=[claim], figures=("errors", "layer-responses"), **RUN,
     )  # fmt: skip
 
 
-def figure_6(depth: int, cost: str, *claims: Claim) -> Experiment[Cifar]:
+def figure_6(depth: int, cost: str) -> Experiment[Cifar]:
     """The figure prints no numbers: its curves are compared by eye, plain nets of several depths with each other."""
     return Experiment(
-        Cifar(depth=depth, residual=False), source="Sec. 4.2, Fig. 6 left", cap="64,000 updates", cost=cost, claims=claims,
+        Cifar(depth=depth, residual=False), source="Sec. 4.2, Fig. 6 left", cap="64,000 updates", cost=cost,
         figures=("errors", "layer-responses"), **RUN,
     )  # fmt: skip
 
 
-BEYOND = Claim(
-    "test_error",
-    60,
-    "%",
-    'Fig. 6: "higher than 60%"',
-    False,
-    0,
-    "the caption's bound: the paper says that such deep plain nets fail",
-)
-
 EXPERIMENTS = {
-    "imagenet-resnet50": on_imagenet(50, "B", "Table 3, ResNet-50", 22.85, 6.71, COST),
-    "imagenet-resnet101": on_imagenet(101, "B", "Table 3, ResNet-101", 21.75, 6.05, "1.6 times that of imagenet-resnet50"),
-    "imagenet-resnet152": on_imagenet(152, "B", "Table 3, ResNet-152", 21.43, 5.71, "2.4 times that of imagenet-resnet50"),
+    "imagenet-resnet50": on_imagenet(50, "B", "Table 3, ResNet-50", 22.85, 6.71, COST, (20.74, 5.25)),
+    "imagenet-resnet101": on_imagenet(
+        101, "B", "Table 3, ResNet-101", 21.75, 6.05, "1.6 times that of imagenet-resnet50", (19.87, 4.60)
+    ),
+    "imagenet-resnet152": on_imagenet(
+        152, "B", "Table 3, ResNet-152", 21.43, 5.71, "2.4 times that of imagenet-resnet50", (19.38, 4.49)
+    ),
     "imagenet-resnet18": on_imagenet(18, "A", "Table 2, ResNet, 18 layers", 27.88, None, "0.35 times that of imagenet-resnet50"),
     "imagenet-resnet34": on_imagenet(34, "A", "Table 3, ResNet-34 A", 25.03, 7.76, "0.6 times that of imagenet-resnet50"),
-    "imagenet-resnet34-b": on_imagenet(34, "B", "Table 3, ResNet-34 B", 24.52, 7.46, "0.6 times that of imagenet-resnet50"),
-    "imagenet-resnet34-c": on_imagenet(34, "C", "Table 3, ResNet-34 C", 24.19, 7.40, "0.6 times that of imagenet-resnet50"),
+    "imagenet-resnet34-b": on_imagenet(
+        34, "B", "Table 3, ResNet-34 B", 24.52, 7.46, "0.6 times that of imagenet-resnet50", (21.84, 5.71)
+    ),
+    "imagenet-resnet34-c": on_imagenet(
+        34, "C", "Table 3, ResNet-34 C", 24.19, 7.40, "0.6 times that of imagenet-resnet50", (21.53, 5.60)
+    ),
     "imagenet-plain18": on_imagenet(18, "plain", "Table 2, plain, 18 layers", 27.94, None, "0.35 times that of imagenet-resnet50"),
     "imagenet-plain34": on_imagenet(34, "plain", "Table 3, plain-34", 28.54, 10.02, "0.6 times that of imagenet-resnet50"),
     "cifar10-resnet20": table_6(20, 8.75, "1.5 h on two CPU cores", 0.32, ONE_RUN),
@@ -188,11 +208,15 @@ EXPERIMENTS = {
     "cifar10-resnet44": table_6(44, 7.17, "3.5 h on two CPU cores", 0.32, ONE_RUN),
     "cifar10-resnet56": table_6(56, 6.97, "4.5 h on two CPU cores", 0.32, ONE_RUN),
     "cifar10-resnet110": table_6(110, 6.61, "9 h on two CPU cores", 0.16, FIVE_RUNS, warm_up=400),
+    "cifar10-resnet1202": table_6(
+        1202, 7.93, "4 days on two CPU cores, by its multiply-adds", 0.32, f"{ONE_RUN}; either way, being worse than 110 layers",
+        warm_up=400, either_way=True,
+    ),
     "cifar10-plain20": figure_6(20, "1.5 h on two CPU cores"),
     "cifar10-plain32": figure_6(32, "2.5 h on two CPU cores"),
     "cifar10-plain44": figure_6(44, "3.5 h on two CPU cores"),
     "cifar10-plain56": figure_6(56, "4.5 h on two CPU cores"),
-    "cifar10-plain110": figure_6(110, "9 h on two CPU cores", BEYOND),
+    "cifar10-plain110": figure_6(110, "9 h on two CPU cores"),
     "smoke": Experiment(
         Cifar(depth=8, batch_size=32, steps=40, drops=(20, 30), evaluate_every=20, data="made-up"),
         source="Sec. 4.2", cap="40 updates", cost="5 s", log_every=10, checkpoint_every=0, **{**RUN, "kind": "smoke"},
@@ -243,6 +267,7 @@ class Validation:
     """ImageNet's validation set, read by worker processes; the mean is taken on the device."""
 
     crops = (1, 10)
+    scales = (224, 256, 384, 480, 640)  # Sec. 3.4: shorter sides
 
     def __init__(self, run: Run, crop: int, scale: Tensor | float = 255) -> None:
         self.run, self.crop, self.scale = run, crop, scale
@@ -250,15 +275,22 @@ class Validation:
         self.n, self.mean = len(self.test), 255 * torch.tensor(MEAN, device=run.device)
         self.reader = run.reader(self.sample)
 
-    def sample(self, index: int, _: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Its centre crop, and from n on ten crops: (1 or 10, 224, 224, 3), ()."""
+    def sample(self, index: int, _: torch.Generator) -> tuple[Tensor, ...]:
+        """Its centre crop, from n on ten crops: (1 or 10, 224, 224, 3), (); from 2 n on all of it at scales: (H, W, 3), ..., ()."""
         image, label = self.test.image(index % self.n), self.test.labels[index % self.n]
+        if index >= 2 * self.n:
+            return (*(pixels(resize(image, round(side * self.crop / 224))) for side in self.scales), label)
         return centre(image, self.crop)[None] if index < self.n else ten_crops(image, self.crop), label
 
     def test_batches(self, crops: int = 1, size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share: (B crops, 3, 224, 224), (B,)."""
         for images, labels in self.run.examples(self.reader, self.n, size // crops, first=0 if crops == 1 else self.n):
             yield normalised(images.flatten(0, 1), self.mean, self.scale), labels
+
+    def scaled(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """This process's share, one image at a time, for they have different shapes: [(1, 3, H, W)] at each scale, (1,)."""
+        for *scales, labels in self.run.examples(self.reader, self.n, 1, first=2 * self.n):
+            yield [normalised(images, self.mean, self.scale) for images in scales], labels
 
     def errors(self, hits: Tensor, views: str) -> dict[str, float]:
         return {f"top1_error_{views}": 100 - percent(hits[:, 0]), f"top5_error_{views}": 100 - percent(hits.any(1))}
@@ -322,6 +354,8 @@ def train(run: Run[ImageNet | Cifar]) -> dict[str, float]:
     for crops in data.crops:
         metrics |= evaluate(run, model, data, crops)
     draw_errors(run, data)
+    if isinstance(data, ImageNetData):
+        metrics |= multiscale(run, model, data)
     if isinstance(config, Cifar):
         responses = layer_responses(run, model, data)
         draw_responses(run, responses)
@@ -337,6 +371,19 @@ def evaluate(run: Run, model: nn.Module, data: Cifar10Data | Validation, crops: 
             scores = net(images).to(images.dtype).softmax(1).unflatten(0, (len(labels), crops)).mean(1)  # (B, classes)
             hits.append(likeliest(scores, labels))
     return data.errors(run.gather(torch.cat(hits), data.n), f"{crops}crop")
+
+
+def multiscale(run: Run, model: nn.Module, data: Validation) -> dict[str, float]:
+    """Sec. 3.4, Table 4: "fully-convolutional form [...] average the scores at multiple scales".
+
+    The last layer is linear, so that averaging over places before it, as the model does at any size, or after it is the same.
+    """
+    hits = []
+    with run.evaluating(model) as net:
+        for scales, labels in data.scaled():
+            scores = [net(images).float().softmax(1) for images in scales]
+            hits.append(likeliest(torch.stack(scores).mean(0), labels))
+    return data.errors(run.gather(torch.cat(hits), data.n), "multiscale")
 
 
 def likeliest(scores: Tensor, labels: Tensor) -> Tensor:

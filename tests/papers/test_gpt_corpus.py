@@ -39,6 +39,7 @@ def pretend(folder, data_dir=None, **config):
     return SimpleNamespace(
         config=dataclasses.replace(SMOKE, **config), dir=folder / "run", data_dir=data_dir or folder, described=described,
         on_main=lambda f: f(), say=lambda line: None, describe_data=lambda **about: described.update(about),
+        same_data=lambda **about: None,
     )  # fmt: skip
 
 
@@ -595,7 +596,7 @@ def test_bad_flags(flags, said, tmp_path):
 
 
 def test_the_paper_is_the_default():
-    """Sec. 4.1, as the fact sheet has it."""
+    """Sec. 4.1."""
     config = train.EXPERIMENTS["bookscorpus"].config
     paper = {
         "n_layer": 12, "n_head": 12, "width": 768, "context": 512, "dropout": 0.1, "batch_size": 64, "epochs": 100, "steps": None,

@@ -523,7 +523,7 @@ CASES = {  # form, texts, context -> sequences
         [[1, 2], [3]], 9, [[START, 1, 2, DELIMITER, 3, EXTRACT], [START, 3, DELIMITER, 1, 2, EXTRACT]],
     ),
     "choice": (
-        [[1, 2], [3], [4, 5], [], [6]], 9,
+        [[1, 2], [], [3], [4, 5], [], [6]], 9,
         [
             [START, 1, 2, DELIMITER, 3, EXTRACT], [START, 1, 2, DELIMITER, 4, 5, EXTRACT],
             [START, 1, 2, DELIMITER, EXTRACT], [START, 1, 2, DELIMITER, 6, EXTRACT],
@@ -536,12 +536,18 @@ CASES = {  # form, texts, context -> sequences
     "similarity, too long": (
         [[1, 2, 3, 4, 5], [6]], 6, [[START, 1, 2, DELIMITER, 6, EXTRACT], [START, 6, DELIMITER, 1, 2, EXTRACT]],
     ),
-    "choice, some too long": (
-        [[1, 2, 3], [4], [5, 6, 7, 8, 9], [4, 5]], 7,
+    "choice, a question": (
+        [[1, 2], [7, 8], [3], [4, 5]], 9,
+        [[START, 1, 2, 7, 8, DELIMITER, 3, EXTRACT], [START, 1, 2, 7, 8, DELIMITER, 4, 5, EXTRACT]],
+    ),
+    "choice, some too long": (  # the article is cut, alike for all answers; question and answers are whole
+        [[1, 2, 3], [9], [4], [5, 6], []], 7,
         [
-            [START, 1, 2, 3, DELIMITER, 4, EXTRACT],  # what another answer is too long for is whole here
-            [START, 1, 2, DELIMITER, 5, 6, EXTRACT], [START, 1, 2, DELIMITER, 4, 5, EXTRACT],
+            [START, 1, 9, DELIMITER, 4, EXTRACT], [START, 1, 9, DELIMITER, 5, 6, EXTRACT], [START, 1, 9, DELIMITER, EXTRACT],
         ],
+    ),
+    "choice, too long without an article": (
+        [[1, 2, 3], [9, 8], [4], [5, 6, 7, 8]], 6, [[START, 9, 8, DELIMITER, 4, EXTRACT], [START, 9, DELIMITER, 5, 6, EXTRACT]],
     ),
     "classification, empty": ([[]], 5, [[START, EXTRACT]]),
 }  # fmt: skip
@@ -558,13 +564,23 @@ def test_inputs_of_figure_1(case):
 def test_inputs_fit_the_context():
     """By default 512 positions; what is lost is the end of the longest text."""
     one, two = list(range(400)), list(range(400, 650))
-    for form, texts in (("classification", [one + two]), ("entailment", [one, two]), ("choice", [two, one, one[:100], []])):
+    for form, texts in (("classification", [one + two]), ("entailment", [one, two]), ("choice", [two, [], one, one[:100], []])):
         found = inputs(texts, form, 1000)
         assert max(map(len, found)) == 512 and all(each[0] == 1000 and each[-1] == 1002 for each in found)
     (found,) = inputs([one, two], "entailment", 1000)
     assert found == [1000, *one[:259], 1001, *two, 1002]
     turned = inputs([two, one], "similarity", 1000)
     assert turned[1] == found and turned == inputs([one, two], "similarity", 1000)[::-1]
+
+
+def test_a_long_article_leaves_the_question_and_the_answers():
+    """Sec. 3.3, [z; q; $; a_k]: of 600 + 10 + 6 tokens the article loses its end, as much for every answer."""
+    article, question, answers = list(range(600)), list(range(700, 710)), [[800 + i] * (i + 3) for i in range(4)]
+    found = inputs([article, question, *answers], "choice", 1000)
+    kept = 512 - 3 - len(question) - len(answers[-1])
+    for sequence, answer in zip(found, answers, strict=True):
+        assert sequence == [1000, *article[:kept], *question, 1001, *answer, 1002]
+    assert max(map(len, found)) == 512
 
 
 # Compiled, as a GPU runs it

@@ -55,7 +55,7 @@ def test_training_stops_and_resumes(data_dir, tmp_path):
     data, metrics = record(straight)["data"], record(straight)["metrics"]
     assert (data["train"], data["test"], data["stand_in"]) == (24, VALIDATION, True)
     assert metrics == record(stopped)["metrics"]
-    assert metrics.keys() == {f"top{k}_error_{crops}crop" for k in (1, 5) for crops in (1, 10)}
+    assert metrics.keys() == {f"top{k}_error_{views}" for k in (1, 5) for views in ("1crop", "10crop", "multiscale")}
     assert all(error * VALIDATION / 100 == pytest.approx(round(error * VALIDATION / 100)) for error in metrics.values())
 
 
@@ -152,6 +152,13 @@ def test_official_weights_are_evaluated_exactly(data_dir, weights, tmp_path):
     assert made[0]["kind"] == "weights" and made[0]["data"]["test"] == VALIDATION
     assert made[0]["metrics"] == made[1]["metrics"] == pytest.approx(expected)
     assert len(set(expected.values())) > 3 and 0 < expected["top1_error_1crop"] < 100
+
+    (tmp_path / "others").mkdir()
+    torch.save(torchvision.models.resnet18().state_dict(), other := tmp_path / "others" / path.name)
+    again = Started(tmp_path / "again.log", PRETRAINED, other, *flags[1:], "--out", tmp_path / "1")
+    assert again.wait() == 2, "other weights in a file of the same name"
+    assert "holds a finished run on other data (weights_sha256 " in again.output() and "Traceback" not in again.output()
+    assert record(tmp_path / "1/resnet/weights-official/seed0") == made[0]
 
 
 @pytest.mark.parametrize("damage", ["nothing", "cut", "other", "unknown"])

@@ -126,7 +126,7 @@ def test_rates_are_the_papers():
 def test_experiments_have_the_papers_networks():
     parameters = {  # Table 6, Table 1 with each option
         "cifar10-resnet20": 269_722, "cifar10-resnet32": 464_154, "cifar10-resnet44": 658_586, "cifar10-resnet56": 853_018,
-        "cifar10-resnet110": 1_727_962, "cifar10-plain20": 269_722, "cifar10-plain56": 853_018,
+        "cifar10-resnet110": 1_727_962, "cifar10-resnet1202": 19_421_274, "cifar10-plain20": 269_722, "cifar10-plain56": 853_018,
         "imagenet-resnet18": 11_515_688, "imagenet-resnet34": 21_623_848, "imagenet-resnet34-b": 21_797_672,
         "imagenet-resnet34-c": 22_716_840,
         "imagenet-plain34": 21_623_848, "imagenet-resnet50": 25_557_032, "imagenet-resnet101": 44_549_160,
@@ -137,6 +137,37 @@ def test_experiments_have_the_papers_networks():
     assert counts == parameters
     kinds = {name: hasattr(e.config, "residual") and not e.config.residual for name, e in train.EXPERIMENTS.items()}
     assert {name for name, plain in kinds.items() if plain} == {f"cifar10-plain{depth}" for depth in (20, 32, 44, 56, 110)}
+
+
+ERRORS = {  # Tables 2, 3 and 4: ten crops, several scales
+    "resnet50": (22.85, 6.71, 20.74, 5.25), "resnet101": (21.75, 6.05, 19.87, 4.60), "resnet152": (21.43, 5.71, 19.38, 4.49),
+    "resnet18": (27.88,), "resnet34": (25.03, 7.76), "resnet34-b": (24.52, 7.46, 21.84, 5.71),
+    "resnet34-c": (24.19, 7.40, 21.53, 5.60), "plain18": (27.94,), "plain34": (28.54, 10.02),
+}  # fmt: skip
+
+
+def test_claims_on_imagenet():
+    """A plain net that is as good as another one does not reproduce its row."""
+    metrics = ("top1_error_10crop", "top5_error_10crop", "top1_error_multiscale", "top5_error_multiscale")
+    for name, values in ERRORS.items():
+        claims = train.EXPERIMENTS[f"imagenet-{name}"].claims
+        assert [(claim.metric, claim.value) for claim in claims] == list(zip(metrics, values, strict=False)), name
+        assert all(claim.lower_is_better and claim.either_way == name.startswith("plain") for claim in claims)
+    shallow, deep = (train.EXPERIMENTS[f"imagenet-plain{depth}"].claims[0] for depth in (18, 34))
+    assert deep.verdict("paper", [24.0]) == "short by 4.54%" and deep.verdict("paper", [27.94]) == "short by 0.6%"
+    assert shallow.verdict("paper", [27.94]) == deep.verdict("paper", [28.54]) == "reproduced"
+
+
+def test_claims_on_cifar10():
+    """Table 6. What a broken net has as well is no claim: 90 % reproduces nothing, and 1,202 layers are worse than 110."""
+    table = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61, 1202: 7.93}
+    cifar = {name: each for name, each in train.EXPERIMENTS.items() if name.startswith("cifar10")}
+    found = {name: [claim.value for claim in each.claims] for name, each in cifar.items()}
+    plain = {f"cifar10-plain{depth}": [] for depth in (20, 32, 44, 56, 110)}
+    assert found == {f"cifar10-resnet{depth}": [error] for depth, error in table.items()} | plain
+    assert not any(claim.verdict("paper", [90.0]) == "reproduced" for each in cifar.values() for claim in each.claims)
+    (deepest,) = cifar["cifar10-resnet1202"].claims
+    assert deepest.verdict("paper", [6.61]) == "short by 1.32%"
 
 
 SMALL = ("smoke", "--steps", 6, "--drops", 3, 5, "--batch-size", 16, "--evaluate-every", 3, "--precision", "fp64")

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import hashlib
 import itertools
 import json
 import math
@@ -308,13 +309,14 @@ def face_file(folder, name="ff", shape=faces.SHAPE, dtype="uint8"):
 
 def test_frey_face(tmp_path):
     pixels = face_file(tmp_path)
-    images = faces.load(tmp_path)
+    images, digest = faces.load(tmp_path)
+    assert digest == hashlib.sha256((tmp_path / faces.FILE).read_bytes()).hexdigest()
     assert images.shape == (1965, 560) and torch.equal((256 * images[7]).to(torch.uint8), pixels[:, 7])
     small = ("--hidden", 5, "--samples", 5000, "--step-sizes", 0.01, "--precision", "fp32")
     code, output = here(SCRIPT, "frey-nz2", *small, "--data-dir", tmp_path, "--out", tmp_path / "runs")
     assert code == 0, output
     result = record(tmp_path / "runs/vae/frey-nz2/seed0")
-    assert result["data"] == {"name": "frey-face", "sha256": "", "train": 1600, "test": 365, "stand_in": False}
+    assert result["data"] == {"name": "frey-face", "sha256": digest, "train": 1600, "test": 365, "stand_in": False}
     assert math.isfinite(result["metrics"]["aevb_test_bound"]) and result["curves"]["samples"][-1] == 5000
     assert (tmp_path / "runs/vae/frey-nz2/seed0/figures/manifold.png").exists()
 
