@@ -19,7 +19,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 # Sec. 2.4: the reparameterization trick; densities.
 def g(epsilon: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """Eq. 4: z = mu + sigma * epsilon, a sample of N(mu, sigma^2), differentiable with respect to both."""
+    """Eq. 4 for a Gaussian (Sec. 2.4, Eq. 10): z = mu + sigma * epsilon, of N(mu, sigma^2), differentiable in both."""
     return mu + (0.5 * log_var).exp() * epsilon
 
 

@@ -163,6 +163,30 @@ def test_twenty_passes_show_each_of_ten_copies_twice(monkeypatch):
     assert torch.equal(labels[:300][near.any(1)], digits.train_labels[near[near.any(1)].int().argmax(1)])
 
 
+def test_the_figure_of_errors_shows_the_papers_rates_beside_the_axes():
+    """Figure 5: rates alone, no step sizes, and no words across a curve."""
+    drawn, experiment = {}, train.EXPERIMENTS["mnist"]
+    save = lambda figure, name: drawn.update({name: figure})
+    run = SimpleNamespace(config=experiment.config, experiment=experiment, name="mnist", seed=0, save_figure=save)
+    train.draw_errors(run, torch.stack([torch.linspace(4, 0.25, 20), torch.linspace(3, 1, 20)], 1))
+    (axes,) = drawn["errors-by-pass"].axes
+    assert [line.get_ydata()[0] for line in axes.lines[2:]] == [0.95, 0.35]
+    assert [text.get_text() for text in axes.texts] == ["paper 0.95 %", "paper 0.35 %"]
+    drawn["errors-by-pass"].draw_without_rendering()
+    assert all(text.get_window_extent().x0 > axes.get_window_extent().x1 for text in axes.texts)
+    assert list(axes.get_xticks()) == [0, 4, 8, 12, 16, 20]
+
+
+def test_the_bounds_of_what_is_said_of_the_training():
+    """Half the binomial tolerance is one standard error; what a weight without curvature gives is no reproduction."""
+    config, claims = train.Config(), {claim.metric: claim for claim in train.EXPERIMENTS["mnist"].claims}
+    rate, size, greatest = (claims[name] for name in ("train_error_pass19", "test_error", "step_size_max"))
+    assert rate.tolerance / 2 == pytest.approx(100 * (0.0035 * 0.9965 / 60_000) ** 0.5, rel=0.05)
+    assert rate.verdict("paper", [0.25]).startswith("short") and rate.verdict("paper", [0.45]).startswith("short")
+    assert size.verdict("paper", [0.5]) == "reproduced"
+    assert greatest.verdict("paper", [config.eta[0] / config.mu]).startswith("short")
+
+
 @pytest.mark.parametrize("state", ["empty", "missing", "truncated"])
 def test_bad_data_is_one_line(state, tmp_path, monkeypatch):
     """tests/test_mnist.py has every other kind."""

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -286,12 +287,24 @@ def test_panels_show_the_longest_runs_of_each_size_and_their_mean():
         "bound", "MNIST, $N_z$", "latent", -150, -100,
     )  # fmt: skip
     three, twenty = figure.axes
-    assert three.get_title() == "MNIST, $N_z$ = 3" and twenty.get_title() == "MNIST, $N_z$ = 20"
+    assert three.get_title() == "MNIST, $N_z$ = 3, 1 seed" and twenty.get_title() == "MNIST, $N_z$ = 20, 2 seeds"
     assert three.get_xscale() == "log" and three.get_ylim() == (-150, -100)
     train_line, test_line = twenty.lines
     assert list(test_line.get_xdata()) == [100, 1000] and list(test_line.get_ydata()) == [-141, -105]
     assert (train_line.get_label(), test_line.get_label()) == ("AEVB (train)", "AEVB (test)")
     assert list(three.lines[1].get_xdata()) == [1000, 10_000] and not three.collections and twenty.collections
+    assert not three.texts and not twenty.texts
+
+
+def test_a_panel_says_what_lies_below_its_axis_and_may_have_its_own():
+    def one(latent, height):
+        points = {"samples": [10, 100], "aevb_test_bound": [-140, -110], "wake_sleep_test_bound": [height - 50, height]}
+        return {"config": {"latent": latent, "samples": 100}, "seed": 0, "curves": points}
+
+    figure = train.panels([one(3, -150.5), one(200, -154.57)], "bound", "$N_z$", "latent", -151, {3: -100, 200: -120})
+    three, many = figure.axes
+    assert three.get_ylim() == (-151, -100) and many.get_ylim() == (-151, -120)
+    assert not three.texts and [text.get_text() for text in many.texts] == ["Wake-Sleep (test):\nbelow, -154.6 at the end"]
 
 
 # Data and bad input.
@@ -369,16 +382,36 @@ def test_impossible_values_are_refused(flags, words, tmp_path):
 # What was published.
 
 
+def published(name):
+    return [record for record in records("vae") if record["experiment"] == name]
+
+
+def test_standard_errors_of_claims_are_those_of_the_records():
+    """As the reasons of the claims say: by seeds for Fig. 2, from point to point for Fig. 3."""
+    differences = [record["metrics"]["test_bound_difference"] for record in published("mnist-nz20")]
+    assert statistics.stdev(differences) == pytest.approx(train.SEEDS_DIFFER, abs=0.05)
+    (curves,) = (record["curves"] for record in published("marginal-n1000"))
+    points = zip(*(curves[name] for name in ("samples", "mcem_train_marginal", "aevb_train_marginal")), strict=True)
+    swing = statistics.stdev(mcem - aevb for samples, mcem, aevb in points if samples >= 10_000_000)
+    assert swing == pytest.approx(train.SWING, abs=0.05)
+    for experiment in train.EXPERIMENTS.values():
+        for claim in experiment.claims:
+            if claim.metric in ("test_bound_difference", "test_marginal_difference", "mcem_minus_aevb_train"):
+                here_too = {"mnist": train.SEEDS_DIFFER if "bound" in claim.metric else train.SWING, "frey-face": 0}
+                assert claim.noise == here_too[experiment.config.data], claim.metric
+
+
 INDEPENDENT = {  # experiment -> test bound in nats of an independent run, at so many samples; one seed each
     "mnist-nz20-fan-in": {1e6: -111.6, 1e7: -102.8}, "mnist-nz3-fan-in": {1e6: -146.4}, "mnist-nz5-fan-in": {1e6: -128.2},
     "mnist-nz10-fan-in": {1e6: -115.1}, "mnist-nz200-fan-in": {1e6: -120.2}, "mnist-nz20-std": {1e6: -122.0},
+    "mnist-nz20-fan-in-1e6": {1e6: -111.6},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_readings_agree_with_independent_runs(name):
     """Another implementation (NumPy, its own noise and order), the same settings: within 1.5 nats."""
-    mine = [record["curves"] for record in records("vae") if record["experiment"] == name]
+    mine = [record["curves"] for record in published(name)]
     assert mine, "make reproduce-vae EXPERIMENT=... and make publish-vae"
     for samples, bound in INDEPENDENT[name].items():
         ours = [interpolated(curves["samples"], curves["aevb_test_bound"], samples) for curves in mine]
@@ -387,9 +420,9 @@ def test_readings_agree_with_independent_runs(name):
 
 def test_records_say_what_their_curves_say():
     """Every number that a claim is judged by follows from the record's curves."""
-    published = [record for record in records("vae") if record["kind"] == "paper" and record["config"]["measure"] == "bound"]
-    assert published
-    for one in published:
+    bounds = [record for record in records("vae") if record["kind"] == "paper" and record["config"]["measure"] == "bound"]
+    assert bounds
+    for one in bounds:
         curves, metrics = one["curves"], one["metrics"]
         assert one["config"]["samples"] == pytest.approx(curves["samples"][-1], abs=100)
         assert len(curves["samples"]) == {3_000_000: 13, 10_000_000: 17, 100_000_000: 25}[one["config"]["samples"]]
@@ -401,4 +434,4 @@ def test_records_say_what_their_curves_say():
             assert interpolated(curves["samples"], curves["aevb_test_bound"], curves["samples"][-1] / metrics["speedup"]) == (
                 pytest.approx(metrics["wake_sleep_test_bound"])
             ) or metrics["speedup"] == pytest.approx(curves["samples"][-1] / curves["samples"][0])
-    json.dumps(published, allow_nan=False)
+    json.dumps(bounds, allow_nan=False)
