@@ -206,12 +206,12 @@ def values(claim: Claim, mine: Sequence[Record]) -> list[float]:
 
 def verdict(experiment: Experiment, claim: Claim, mine: Sequence[Record]) -> str:
     """What an experiment's records say of a claim, and of the one that it stands on."""
-    mine_alone = claim.verdict(experiment.kind, values(claim, mine))
-    if experiment.kind == "paper" and mine and claim.stands_on:
+    alone = claim.verdict(experiment.kind, values(claim, mine))
+    if experiment.kind == "paper" and mine and claim.stands_on and not alone.startswith("short by"):
         base = next(other for other in experiment.claims if other.metric == claim.stands_on)
         if verdict(experiment, base, mine).startswith("short"):
             return f"short, as {base.metric} is"
-    return mine_alone
+    return alone
 
 
 # How numbers are written, here and in every table.

@@ -20,7 +20,7 @@ from common.files import CLOCK
 from common.run import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "accelerate", "tyro", "common.run"])
+CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "accelerate", "tyro", "matplotlib.figure", "common.run"])
 
 
 def here(module: str, *argv: str) -> tuple[int, str]:

@@ -26,6 +26,7 @@ from common.files import CLOCK, Row, read_rows, write_atomic
 TOLERANCE = {}
 OTHERWISE = 1e-4  # a paper that has not been measured
 LINES, SECONDS = 3, 120.0
+PRELOAD = ["torch", "torch._dynamo", "accelerate", "tyro", "common.run"]  # once, instead of in every process
 
 
 @dataclasses.dataclass
@@ -163,7 +164,7 @@ def run(
 
     os.environ |= {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
     context = get_context("forkserver")
-    context.set_forkserver_preload(["torch", "accelerate", "tyro", "common.run"])
+    context.set_forkserver_preload(PRELOAD)
     cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     yield from (replay for replay in replays if replay.result)
     waiting = sorted((replay for replay in replays if not replay.result), key=Replay.cost)
