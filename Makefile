@@ -9,6 +9,9 @@ MAKEFLAGS += --no-print-directory
 
 EXPERIMENT ?=
 SEEDS ?= 0
+LINES ?= 3
+SECONDS ?= 120
+MINUTES ?= 0
 GPUS ?=
 NODES ?= 1
 NODE_RANK ?= 0
@@ -28,7 +31,7 @@ endif
 
 PAPERS := $(sort $(patsubst papers/%/train.py,%,$(wildcard papers/*/train.py)))
 
-.PHONY: help setup test lint tables list smoke
+.PHONY: help setup test lint tables list smoke replay
 
 help: ## these lines
 	@echo "papers: $(PAPERS)"
@@ -65,6 +68,15 @@ benchmark-%: $(SETUP) ## speed against the straightforward way, as a ratio
 	@if [ -f papers/$*/benchmark.py ]; then exec $(PYTHON) -m papers.$*.benchmark $(ARGS); \
 	elif [ -d papers/$* ]; then echo "$*: no benchmark"; \
 	else echo "error: no paper '$*': there are $(PAPERS)" >&2; exit 2; fi
+
+REPLAY = $(PYTHON) -m tools.replay --experiment "$(EXPERIMENT)" $(if $(filter command line environment,$(origin SEEDS)),--seeds $(SEEDS)) \
+	--lines $(LINES) --seconds $(SECONDS) --minutes $(MINUTES) $(if $(MARK),--mark)
+
+replay: $(SETUP) ## does every published number hold at today's code? (MINUTES=20 for the cheapest; MARK=1 marks what does not)
+	@exec $(REPLAY)
+
+replay-%: $(SETUP) ## the same of one paper (EXPERIMENT= SEEDS= LINES= SECONDS=)
+	@exec $(REPLAY) --paper "$*"
 
 publish-%: $(SETUP) ## put finished runs of OUT (runs/) into the repository and its tables
 	@exec $(PYTHON) -m common.publish $* "$$OUT"

@@ -206,6 +206,8 @@ def values(claim: Claim, mine: Sequence[Record]) -> list[float]:
 
 def verdict(experiment: Experiment, claim: Claim, mine: Sequence[Record]) -> str:
     """What an experiment's records say of a claim, and of the one that it stands on."""
+    if any("stale" in record for record in mine):
+        return "stale"  # its curve no longer begins as published: tools/replay.py
     alone = claim.verdict(experiment.kind, values(claim, mine))
     if experiment.kind == "paper" and mine and claim.stands_on and not alone.startswith("short by"):
         base = next(other for other in experiment.claims if other.metric == claim.stands_on)

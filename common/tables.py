@@ -105,7 +105,8 @@ def readings_table(paper: str) -> str:
             gave = (
                 f"{metric} {spread([m[metric] for m in mine if m[metric] is not None])}" for metric in (mine[0] if mine else ())
             )
-            rows.append([f"`{name}`", e.note, ", ".join(gave) or "not run"])
+            stale = "stale: " if any("stale" in r for r in published if r["experiment"] == name) else ""
+            rows.append([f"`{name}`", e.note, stale + ", ".join(gave) or "not run"])
     return markdown(["experiment", "reading", "gave"], rows)
 
 
@@ -114,7 +115,8 @@ def records_table(paper: str) -> str:
     rows = []
     for r in records(paper):
         metrics = ", ".join(f"{k} {number(v)}" for k, v in r["metrics"].items())
-        rows.append([f"`{r['experiment']}`", str(r["seed"]), metrics, number(r["samples_per_s"]), f"`{(r['commit'] or '')[:10]}`"])
+        commit = f"`{(r['commit'] or '')[:10]}`" + (f", stale: {r['stale']}" if "stale" in r else "")
+        rows.append([f"`{r['experiment']}`", str(r["seed"]), metrics, number(r["samples_per_s"]), commit])
     return markdown(["experiment", "seed", "metrics", "samples/s", "commit"], rows)
 
 

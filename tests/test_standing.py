@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import math
 import random
 import re
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from common import tables
-from common.claims import ROOT, experiments, papers
+from common.claims import ROOT, config_dict, experiments, papers
 from tests.start import Started, finish, here, newest, processes, record, rows, until
 
 SCRIPTS = [f"papers.{paper}.train" for paper in papers()]
@@ -154,6 +155,33 @@ def test_experiments_say_what_they_are(paper):
     for part in ("Claims", "Run it", "What is logged", "Notes from the paper", "Deviations", "Open questions", "Figures"):
         assert f"\n## {part}\n" in (ROOT / "papers" / paper / "README.md").read_text()
     assert len((ROOT / "papers" / paper / "model.py").read_text().splitlines()) <= 260
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_a_configuration_tells_experiments_apart(paper):
+    """What is trained follows from the configuration alone, which is all that a record keeps of it."""
+    seen = {}
+    for name, e in experiments(paper).items():
+        key = json.dumps([type(e.config).__name__, config_dict(e.config), e.precision, e.kind], sort_keys=True)
+        assert seen.setdefault(key, name) == name, f"{name} and {seen[key]} have the same configuration"
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_claimed_metrics_are_explained(paper):
+    """In *What is logged*; there `first_...` and `..._lr4` stand for many, and `<split>` for a word."""
+    page = (ROOT / "papers" / paper / "README.md").read_text().partition("\n## What is logged\n")[2].partition("\n## ")[0]
+    keys = {key if key[0] != "_" else f"...{key}" for key in re.findall(r"`([^`\s]+)`", page)}
+    wild = re.compile("|".join(re.sub(r"(\\.){3}|<\w+>", ".+", re.escape(key)) for key in keys))
+    for name, e in experiments(paper).items():
+        for claim in e.claims:
+            assert wild.fullmatch(claim.metric), f"{name}: {claim.metric} is not explained"
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_claims_stand_on_claims(paper):
+    for name, e in experiments(paper).items():
+        for claim in e.claims:
+            assert not claim.stands_on or claim.stands_on in {other.metric for other in e.claims} - {claim.metric}, name
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
