@@ -154,7 +154,7 @@ def learn_grammar(run: Run[Grammar]) -> dict[str, float]:
             report_solved(run, solved.after, solved.counted)
 
     strict, _ = right(run, model, every_x, legal, pair, torch.arange(N, device=run.device))  # (N, M, T)
-    draw_solved(run, solved.after)
+    draw_solved(run, ours=solved.after)
     return metrics(solved, strict, every, pair)
 
 

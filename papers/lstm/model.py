@@ -28,12 +28,12 @@ def f(x: Tensor) -> Tensor:
 
 
 def h(x: Tensor) -> Tensor:
-    """2 / (1 + exp(-x)) - 1, range [-1, 1]: squashes the cell state on its way out (Eq. 4)."""
+    """2 / (1 + exp(-x)) - 1, range [-1, 1]: squashes the cell state on its way out (Eq. 4); `recur` has it as tanh(s / 2)."""
     return torch.tanh(0.5 * x)
 
 
 def g(x: Tensor) -> Tensor:
-    """4 / (1 + exp(-x)) - 2, range [-2, 2]: squashes the cell input (Eq. 5)."""
+    """4 / (1 + exp(-x)) - 2, range [-2, 2]: squashes the cell input (Eq. 5); `recur` has it as 2 g_range (f(net) - 1/2)."""
     return 2 * torch.tanh(0.5 * x)
 
 
@@ -77,7 +77,7 @@ def recur(
     for net_t, before, y_t, in_t, out_t, c_t, g_t, s_before, s_t in steps:
         torch.baddbmm(net_t, weight, before, out=y_t).sigmoid_()
         torch.sub(c_t, 0.5, out=g_t)
-        torch.addcmul(s_before, in_t, g_t, value=g_range, out=s_t)
+        torch.addcmul(s_before, in_t, g_t, value=g_range, out=s_t)  # s_c(t) = s_c(t-1) + y_in(t) g(net_c(t)), halved (Sec. 4)
         torch.mul(out_t, torch.tanh(s_t), out=c_t)  # h(s) = range tanh(s / 2)
         if h_range != 1:
             c_t.mul_(h_range)

@@ -1,6 +1,7 @@
 """Experiments 2a and 2b (Sec. 5.2): recall the first of p + 1 symbols, and predict all that can be predicted on the way."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +80,28 @@ class Progress(nn.Module):
         self.before, self.loss = self.loss, torch.zeros_like(self.loss)
 
 
+def learning(model: nn.Module, lr: Tensor, last: bool) -> Callable[..., Tensor]:
+    """The update of all trials by one sequence each, lr (N,) for each; torch.compile takes it as a whole: ten times as fast.
+
+    last: nothing learns from an error but the last.
+    """
+    weights = list(model.parameters())
+    torch._dynamo.config.trace_autograd_ops = True  # the gradient too
+
+    def update(sequence: Tensor, unsolved: Tensor, *grown: Tensor) -> Tensor:
+        """(N, 1, p + 1, p + 1), (N,) bool, `grown_cells` -> the loss of each trial before the update: (N,)."""
+        y = model(sequence[:, :, :-1], *grown)  # (N, 1, p, p + 1)
+        error = squared_error(sequence[:, :, 1:], y)  # (N, 1, p)
+        loss = error[:, :, -1:].sum((1, 2)) if last else error.sum((1, 2))  # (N,)
+        gradient = torch.autograd.grad((loss * lr * unsolved).sum(), weights)  # a solved trial's is zero
+        with torch.no_grad():
+            for w, change in zip(weights, gradient, strict=True):
+                w.sub_(change)
+        return loss.detach()
+
+    return update
+
+
 def learn_recall(run: Run[Recall]) -> dict[str, float]:
     config, N = run.config, run.config.trials * len(run.config.lr)
     run.describe_data(
@@ -91,9 +114,9 @@ def learn_recall(run: Run[Recall]) -> dict[str, float]:
     if config.gate:
         model.input_weight.data[:, 0] += config.gate
     lr = torch.tensor(config.lr, device=run.device).repeat_interleave(config.trials)  # (N,)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     grown = config.net != "lstm" or config.cell_after == 0
-    model, optimizer, progress = run.prepare(model=model, optimizer=optimizer, progress=Progress(N, grown))
+    model, progress = run.prepare(model=model, progress=Progress(N, grown))
+    update = run.compile(learning(model, lr, config.last_error == "all"))
     one_hot = torch.eye(symbols, device=run.device)
     block, block_number = None, -1
 
@@ -102,33 +125,24 @@ def learn_recall(run: Run[Recall]) -> dict[str, float]:
             block_number = step // BLOCK
             block = draw(run, (BLOCK, N, 1), "train", block_number)
         sequence = one_hot[block[step % BLOCK]]  # (N, 1, p + 1, p + 1)
-        learning = progress.after < 0
-        with run.autocast():
-            y = model(sequence[:, :, :-1], *grown_cells(config, progress))  # (N, 1, p, p + 1)
-            error = squared_error(sequence[:, :, 1:], y)  # (N, 1, p)
-            if config.last_error == "all":
-                error = error[:, :, -1:]
-            loss = error.sum((1, 2))  # (N,)
-            scaled = (loss * lr * learning).sum()  # every trial has its own rate
-        run.backward(scaled)
-        optimizer.step()
-        optimizer.zero_grad()
-        progress.loss += loss.detach()
+        loss = update(sequence, progress.after < 0, *grown_cells(config, progress))  # (N,)
+        progress.loss += loss
 
         if (step + 1) % LOOK == 0:
             solved = right(run, model, progress, one_hot)
-            progress.after = torch.where(learning & solved, step + 1, progress.after)
+            progress.after = torch.where((progress.after < 0) & solved, step + 1, progress.after)
             progress.grow(step + 1, config.cell_after)
-        run.log(train_error=loss.detach().mean() / config.p)
+        run.log(train_error=loss.mean() / config.p)
         if run.log_step:
             report_solved(run, progress.after, progress.counted)
 
     after = progress.after
-    draw_solved(run, after)
-    found = {}
+    found, by_rate = {}, {}
     for i, rate in enumerate(config.lr):
         mine = after[i * config.trials : (i + 1) * config.trials]
         found |= solved_metrics(mine, "" if len(config.lr) == 1 else f"_lr{rate:g}")
+        by_rate["ours" if len(config.lr) == 1 else f"rate_{rate:g}"] = mine
+    draw_solved(run, **by_rate)
     for slower, faster in itertools.pairwise(f"{rate:g}" for rate in config.lr):
         found[f"sequences_lr{slower}_less_lr{faster}"] = found[f"sequences_lr{slower}"] - found[f"sequences_lr{faster}"]
     if not grown:

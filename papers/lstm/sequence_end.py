@@ -199,7 +199,7 @@ def learn(run: Run[Config]) -> dict[str, float]:
     after = solved.after[-1]
     last = torch.arange(rules, device=run.device)[:, None] == rules - 1
     solved.keep(last & (after >= 0), evaluate(run, model, task, config.test_sequences, "test"))
-    draw_solved(run, after)
+    draw_solved(run, ours=after)
     draw_states(run, model, task, trial=int((after >= 0).int().argmax()))
     first = {f"first_{name}": value for name, value in solved.metrics(0, config).items()} if rules > 1 else {}
     return solved.metrics(-1, config) | first

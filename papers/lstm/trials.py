@@ -38,18 +38,20 @@ def solved_metrics(after: Tensor, suffix: str = "") -> dict[str, float]:
     return metrics
 
 
-def draw_solved(run: Run[Any], after: Tensor) -> None:
-    """Solved trials over training sequences, and the paper's mean."""
+def draw_solved(run: Run[Any], **trials: Tensor) -> None:
+    """Solved trials over training sequences up to the end of the run, a line for each group of trials, and the paper's mean."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3))
     axes = figure.add_subplot()
-    trials, after = len(after), sorted(after[after >= 0].tolist())
-    axes.step([0, *after], range(len(after) + 1), where="post", label=f"ours, {len(after)} of {trials} trials")
+    for name, after in trials.items():
+        solved = sorted(after[after >= 0].tolist())
+        counts, label = [*range(len(solved) + 1), len(solved)], f"{name.replace('_', ' ')}, {len(solved)} of {len(after)} trials"
+        axes.step([0, *solved, run.step], counts, where="post", label=label)
     for claim in run.experiment.claims:
         if claim.metric == "sequences":
             axes.axvline(claim.value, color="black", linestyle="--", label=f"paper's mean, {claim.value:,}")
-    axes.set(xlabel="training sequences", ylabel="solved trials", ylim=(0, trials * 1.05), title=run.name)
+    axes.set(xlabel="training sequences", ylabel="solved trials", ylim=(0, len(after) * 1.05), title=run.name)
     axes.set_xlim(left=0)
     axes.legend(fontsize="small", loc="lower right")
     run.save_figure(figure, SOLVED)

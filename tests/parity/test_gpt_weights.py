@@ -331,7 +331,7 @@ def test_no_network_and_no_files(known, official, command, monkeypatch, tmp_path
     root, *_ = official
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     shutil.copytree(root / "data/bookscorpus", tmp_path / "data/bookscorpus")
-    for name in ("openai-gpt", "someone/gpt", "nonsense", root / "hub/vocab.json"):
+    for name in ("openai-gpt", "someone/gpt", "nonsense", root / "hub/vocab.json") if known else (root / "hub",):
         code, errors = command(name, "--data-dir", tmp_path / ("data" if known else "nowhere"))
         assert code == 2 and len(errors) == 1, errors
         assert errors[0].startswith(f"error: cannot load {name} (" if known else "error: BooksCorpus: no .txt")
