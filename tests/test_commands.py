@@ -18,7 +18,8 @@ from common.launch import Children, Launch, commands, run_all
 from tests.start import record, until
 
 MAKE = shutil.which("make")
-VERBS = ["help", "setup", "reproduce-", "smoke", "smoke-", "evaluate-", "benchmark-", "publish-", "tables", "list", "test"]
+VERBS = ["help", "setup", "reproduce-", "smoke", "smoke-", "replay", "replay-", "evaluate-", "benchmark-", "publish-", "tables"]
+VERBS += ["list", "test"]
 VARIABLES = ["EXPERIMENT", "SEEDS", "GPUS", "NODES", "NODE_RANK", "MASTER", "ARGS"]
 OF_MAKE = [*VARIABLES, "PY", "OUT", "BASE_PYTHON", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"]
 SHORT = "--trials 1 --max-sequences 20"  # of the smoke experiment of LSTM
@@ -80,6 +81,15 @@ def test_help():
 
 def test_no_official_weights():
     assert make("evaluate-lstm") == (0, ["lstm: there are no official weights, so nothing to evaluate"])
+
+
+def test_evaluation_gets_the_weights_and_its_options(tmp_path):
+    """The first word of ARGS, quoted where it has a space, reaches pretrained.py; what it says is the paper's own."""
+    folder = tmp_path / "no weights"
+    folder.mkdir()
+    code, lines = make("evaluate-gpt", f"ARGS='{folder}' --data-dir {tmp_path}", f"OUT={tmp_path / 'runs'}")
+    assert code == 2 and lines[-1].startswith(f"error: cannot load {folder} (ValueError: it has no "), lines
+    assert not any("Unrecognized" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,15 @@ from tests.toy.train import EXPERIMENTS
 from tools import replay
 from tools.replay import BOUNDS, Bound, Replay, beginnings, mark
 
-RECORD = {"paper": "toy", "experiment": "headline", "seed": 0, "wall_s": 10.0, "steps": 100, "commit": "0123456789ab"}
+RECORD = {
+    "paper": "toy",
+    "experiment": "headline",
+    "seed": 0,
+    "wall_s": 10.0,
+    "steps": 100,
+    "commit": "0123456789ab",
+    "precision": "fp32",
+}
 
 
 def curve(*losses, every=10, **more):
@@ -68,6 +76,20 @@ def test_only_lines_that_rounding_leaves_alone_are_compared(monkeypatch):
         monkeypatch.setitem(BOUNDS, paper, Bound(1e-3, updates))
         [one] = beginnings(paper, "mnist", (0,), 3)
         assert [row["step"] for row in one.expected] == steps[:n]
+
+
+def test_fp32_stands_for_bf16_where_that_is_emulated(monkeypatch):
+    record, rows = RECORD | {"precision": "bf16"}, curve(1.001)
+    for emulated, precision, result in ((False, "bf16", "parted at step 10: loss 1 -> 1.001"), (True, "fp32", "same")):
+        monkeypatch.setattr(replay, "emulated", lambda emulated=emulated: emulated)
+        one = Replay(record, curve(1.0), Bound(1e-4, in_fp32=1e-2))
+        one.compare(rows)
+        assert (replay.precision_here(record), one.result) == (precision, result)
+
+
+def test_a_bound_too_wide_for_small_changes_is_named():
+    assert replay.row(compared(curve(1.0), curve(1.01), bound=Bound(5e-2)))[-1] == "same, coarsely"
+    assert replay.row(compared(curve(1.0), curve(1.0)))[-1] == "same"
 
 
 def test_what_is_not_published_is_refused():

@@ -72,7 +72,7 @@ class Replay:
 
     @property
     def tolerance(self) -> float:
-        return self.bound.tolerance if precision_here(self.record) == self.record.get("precision") else self.bound.in_fp32
+        return self.bound.tolerance if precision_here(self.record) == self.record["precision"] else self.bound.in_fp32
 
     @property
     def parted(self) -> bool:
@@ -147,7 +147,7 @@ def emulated() -> bool:
 
 def precision_here(record: Record) -> str:
     """The record's own; fp32 in place of bf16 where that is emulated."""
-    return "fp32" if record.get("precision") == "bf16" and emulated() else record.get("precision", "")
+    return "fp32" if record["precision"] == "bf16" and emulated() else record["precision"]
 
 
 def _child(module: str, argv: list[str], folder: str) -> None:
