@@ -52,12 +52,12 @@ setup: $(SETUP) ## build .venv (every command does it when it is needed)
 	@touch $@
 
 reproduce-%: $(SETUP) ## train, evaluate, compare with the paper
-	@exec $(PYTHON) -m common.launch --paper $* --experiment "$(EXPERIMENT)" --seeds "$(SEEDS)" --gpus "$(GPUS)" --nodes $(NODES) --node-rank $(NODE_RANK) --master "$(MASTER)" --args="--out '$$OUT' $$ARGS"
+	@exec $(PYTHON) -m tools.launch --paper $* --experiment "$(EXPERIMENT)" --seeds "$(SEEDS)" --gpus "$(GPUS)" --nodes $(NODES) --node-rank $(NODE_RANK) --master "$(MASTER)" --args="--out '$$OUT' $$ARGS"
 
 smoke: $(SETUP) $(addprefix smoke-,$(PAPERS)) ## the smoke experiment of every paper: seconds each
 
 smoke-%: $(SETUP) ## the whole path of one paper in seconds, on stand-in data
-	@exec $(PYTHON) -m common.launch --paper $* --experiment smoke --gpus "$(GPUS)" --args="--restart --out '$$OUT' $$ARGS"
+	@exec $(PYTHON) -m tools.launch --paper $* --experiment smoke --gpus "$(GPUS)" --args="--restart --out '$$OUT' $$ARGS"
 
 evaluate-%: $(SETUP) ## official weights through our model (ARGS="WEIGHTS ...")
 	@if [ -f papers/$*/pretrained.py ]; then exec $(PYTHON) -m papers.$*.pretrained $(ARGS) --out "$$OUT"; \
@@ -79,13 +79,13 @@ replay-%: $(SETUP) ## the same of one paper (EXPERIMENT= SEEDS= LINES= SECONDS=)
 	@exec $(REPLAY) --paper "$*"
 
 publish-%: $(SETUP) ## put finished runs of OUT (runs/) into the repository and its tables
-	@exec $(PYTHON) -m common.publish $* "$$OUT"
+	@exec $(PYTHON) -m tools.publish $* "$$OUT"
 
 tables: $(SETUP) ## rewrite every generated table
-	@exec $(PYTHON) -m common.tables write
+	@exec $(PYTHON) -m tools.tables write
 
 list: $(SETUP) ## every paper, experiment, claim, cost and verdict so far
-	@exec $(PYTHON) -m common.tables list
+	@exec $(PYTHON) -m tools.tables list
 
 test: $(SETUP) ## the tests (ARGS="-k lstm" for some)
 	@exec $(PYTHON) -m pytest $(ARGS)

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from common.claims import ROOT
-
-SPECTATORS = ("common/track.py",)  # they show a run and cannot move its numbers
+ROOT = Path(__file__).resolve().parents[1]
+SPECTATORS = ("common/track.py", "common/words.py")  # they show a run and cannot move its numbers
 
 
 def _digest(files: dict[str, bytes]) -> str:

@@ -36,27 +36,16 @@ import torch
 from torch import Tensor, nn
 
 from common import checkpoint, provenance
-from common.claims import (
-    ROOT,
-    C,
-    Experiment,
-    Record,
-    columns,
-    config_dict,
-    differences,
-    duration,
-    label,
-    measured,
-    number,
-    paper_value,
-    verdict,
-)
+from common.claims import C, Experiment, Record, measured, verdict
 from common.data.order import mix, permuted, share
 from common.data.text import Bucketed
 from common.data.workers import Reader, Sample
 from common.errors import BadFile, BadInput, Failed, LostWorker
 from common.files import Metrics, read_rows, write_atomic
+from common.options import config_dict, differences
+from common.provenance import ROOT
 from common.track import Progress, WandB
+from common.words import columns, duration, label, number, paper_value, said
 
 EARLY = (1, 10)  # updates after which a line is written besides, where lines are far apart: soon seen, and soon replayed
 
@@ -846,7 +835,7 @@ class Run(Generic[C]):
         """The table of the run: claim, paper, ours, verdict."""
         record, claims, kind = self.finished, self.experiment.claims, self.experiment.kind
         changed = differences(config_dict(self.experiment.config), self.config)
-        verdicts = ["changed recipe" if changed else verdict(self.experiment, c, [record]) for c in claims]
+        verdicts = ["changed recipe" if changed else said(c, verdict(self.experiment, c, [record])) for c in claims]
         rows = [["claim", "paper", "ours", "verdict"]]
         rows += [[label(c), paper_value(c), number(measured(c, record)), v] for c, v in zip(claims, verdicts, strict=True)]
         rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {label(c) for c in claims}]

@@ -12,8 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from common.claims import Claim, Record, measured, number
+from common.claims import Claim, Record, measured
 from common.files import Row
+from common.words import number
 
 PROJECT = "paper-reproductions"
 TIMEOUT = 15  # seconds that W&B may take to answer before the run goes on offline

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from common import run as life
-from common.claims import ROOT
 from common.files import CLOCK
+from common.provenance import ROOT
 from common.run import main
 
 CONTEXT = multiprocessing.get_context("forkserver")

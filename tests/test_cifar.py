@@ -19,8 +19,8 @@ import torch
 import torchvision.datasets.utils
 from torchvision.datasets import CIFAR10
 
-from common.claims import ROOT
 from common.data import cifar, files
+from common.provenance import ROOT
 from tests.start import until
 from tests.test_mnist import FAILURES, Handler, refused, serving
 

@@ -9,25 +9,14 @@ import subprocess
 
 import pytest
 
-from common import provenance, publish, tables
-from common.claims import (
-    Claim,
-    differences,
-    label,
-    measured,
-    number,
-    paper_value,
-    papers,
-    pictures,
-    reached,
-    records,
-    spread,
-    tolerance,
-    values,
-    verdict,
-)
+from common import provenance
+from common.claims import Claim, Verdict, measured, reached, values, verdict
 from common.errors import BadInput
+from common.options import differences
+from common.words import judged, label, number, paper_value, spread, tolerance
 from tests.toy.train import EXPERIMENTS
+from tools import publish, tables
+from tools.repository import papers, pictures, records
 
 LOWER = Claim("error", 7.0, "%", lower_is_better=True, tolerance=0.3)
 HIGHER = Claim("bleu", 27.3, tolerance=0.2)
@@ -66,7 +55,7 @@ EITHER = Claim("success_rate", 22.0, "%", tolerance=6.0, either_way=True)
     ],
 )
 def test_verdict(claim, kind, values, verdict):
-    assert claim.verdict(kind, values) == verdict
+    assert judged(claim, kind, values) == verdict
 
 
 def test_a_claim_that_stands_on_another_falls_with_it():
@@ -74,10 +63,10 @@ def test_a_claim_that_stands_on_another_falls_with_it():
     rate, mean = Claim("success_rate", 100, tolerance=10), Claim("sequences", 500, lower_is_better=True, stands_on="success_rate")
     experiment = dataclasses.replace(EXPERIMENTS["headline"], kind="paper", claims=[rate, mean])
     solved, failed = {"metrics": {"success_rate": 95, "sequences": 400}}, {"metrics": {"success_rate": 40, "sequences": 400}}
-    assert verdict(experiment, mean, [solved]) == "reproduced"
-    assert verdict(experiment, mean, [failed]) == "short, as success_rate is"
-    assert verdict(experiment, mean, []) == "not run"
-    assert verdict(dataclasses.replace(experiment, kind="reading"), mean, [failed]) == "reading"
+    assert verdict(experiment, mean, [solved]) == Verdict("reproduced")
+    assert verdict(experiment, mean, [failed]) == Verdict("short", reason="as success_rate is")
+    assert verdict(experiment, mean, []) == Verdict("not run")
+    assert verdict(dataclasses.replace(experiment, kind="reading"), mean, [failed]) == Verdict("reading")
 
 
 def test_a_claim_cannot_ask_for_more_than_the_paper_has():
@@ -106,14 +95,14 @@ def test_a_claim_about_a_curve_is_judged_at_its_point(at, value):
     """On a point of the curve, or on the straight line between two."""
     claim = Claim("bound", -120, "nats", at=at, along="samples", tolerance=5)
     assert measured(claim, CURVE) == value
-    assert claim.verdict("paper", values(claim, [CURVE, CURVE])) == ("reproduced" if value >= -125 else "short by 10 nats")
+    assert judged(claim, "paper", values(claim, [CURVE, CURVE])) == ("reproduced" if value >= -125 else "short by 10 nats")
 
 
 @pytest.mark.parametrize("at", [9, 1001])
 @pytest.mark.parametrize("record", [CURVE, {"metrics": {}}, {"curves": {"samples": [], "bound": []}, "metrics": {}}])
 def test_what_a_curve_does_not_reach_is_not_measurable(at, record):
     claim = Claim("bound", -120, at=at, along="samples")
-    assert math.isnan(measured(claim, record)) and claim.verdict("paper", values(claim, [record])) == "short, not measurable"
+    assert math.isnan(measured(claim, record)) and judged(claim, "paper", values(claim, [record])) == "short, not measurable"
 
 
 def test_where_a_curve_reaches_a_level():
@@ -151,7 +140,7 @@ def repository(tmp_path, monkeypatch):
         subprocess.run(["git", "-C", root, *command], check=True)
     for module in (tables, publish, provenance):
         monkeypatch.setattr(module, "ROOT", root)
-    monkeypatch.setattr("common.claims.ROOT", root)
+    monkeypatch.setattr("tools.repository.ROOT", root)
     monkeypatch.setattr(publish, "pictures", lambda paper: {})
     for module in (tables, publish):
         monkeypatch.setattr(module, "experiments", lambda paper: EXPERIMENTS)
@@ -368,8 +357,11 @@ def test_a_table_of_the_papers_own(tmp_path, monkeypatch):
     page = tmp_path / "toy" / "README.md"
     page.parent.mkdir()
     page.write_text("before\n<!-- generated: mine, by make tables -->\nold\n<!-- end -->\nafter\n")
-    monkeypatch.setattr(tables, "own_tables", lambda paper: {"mine": lambda paper: f"| {paper} |\n"})
-    assert tables.generated(page) == "before\n<!-- generated: mine, by make tables -->\n\n| toy |\n\n<!-- end -->\nafter\n"
+    monkeypatch.setattr(tables, "own_tables", lambda paper: {"mine": lambda records: [["paper"], [paper]]})
+    assert (
+        tables.generated(page)
+        == "before\n<!-- generated: mine, by make tables -->\n\n| paper |\n| --- |\n| toy |\n\n<!-- end -->\nafter\n"
+    )
 
 
 def test_nothing_to_publish(repository, tmp_path, capsys):

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from common import launch, tables
-from common.claims import ROOT, experiments, label, paper_value, papers
-from common.launch import Children, Launch, commands, run_all
+from common.claims import verdict
+from common.provenance import ROOT
+from common.words import label, paper_value, said
 from tests.start import record, until
+from tools import launch, tables
+from tools.launch import Children, Launch, commands, run_all
+from tools.repository import experiments, papers
 
 MAKE = shutil.which("make")
 VERBS = ["help", "setup", "reproduce-", "smoke", "smoke-", "replay", "replay-", "evaluate-", "benchmark-", "publish-", "tables"]
@@ -64,7 +67,7 @@ def test_list():
     for paper in papers():
         for name, experiment in experiments(paper).items():
             first = next((row for row in tables.claim_rows(paper) if row[0] == name), None)
-            cell = [label(first[2]), paper_value(first[2]), tables.verdict(*first[1:])] if first else ["–"] * 3
+            cell = [label(first[2]), paper_value(first[2]), said(first[2], verdict(*first[1:]))] if first else ["–"] * 3
             assert [paper, name, experiment.kind, *cell, experiment.cost] in cells
             assert all(any(row[3:5] == [label(claim), paper_value(claim)] for row in cells) for claim in experiment.claims)
 
@@ -219,7 +222,7 @@ def test_signal_while_a_run_is_being_started(width, monkeypatch):
 
 def test_two_signals_at_once(tmp_path):
     """The kernel may give both to a thread that does not handle them, and wake the one that does for nothing."""
-    script = "import signal; from common.launch import Children, run_all; children = Children()\n"
+    script = "import signal; from tools.launch import Children, run_all; children = Children()\n"
     script += "for signum in (signal.SIGTERM, signal.SIGINT): signal.signal(signum, children)\n"
     script += "job = ['sh', '-c', 'echo; exec sleep 60', '--seed', '0']; print(run_all([job] * 9, [''] * 4, children))"
     for _ in range(5):
@@ -232,10 +235,10 @@ def test_two_signals_at_once(tmp_path):
 
 
 class Launched:
-    """`python -m common.launch` in a group of its own, as a terminal starts it."""
+    """`python -m tools.launch` in a group of its own, as a terminal starts it."""
 
     def __init__(self, *options: str) -> None:
-        command = [sys.executable, "-m", "common.launch", "--paper", "lstm", "--experiment", "temporal-order-6a", *options]
+        command = [sys.executable, "-m", "tools.launch", "--paper", "lstm", "--experiment", "temporal-order-6a", *options]
         self.process = subprocess.Popen(command, cwd=ROOT, **NEW)
 
     def trains(self, directory: Path, lines: int = 1) -> None:
@@ -374,7 +377,7 @@ def test_a_given_interpreter_is_used_as_it_is(fresh, tmp_path):
     python = fake(tmp_path / "bin/python", "printf '<%s>' \"$@\"")
     assert run(MAKE, "setup", f"PY={python}", cwd=fresh)[0] == 0
     _, (line,) = run(MAKE, "reproduce-vit", f"PY={python}", cwd=fresh)
-    assert line.startswith("<-m><common.launch><--paper><vit><--experiment><><--seeds><0>") and "<--args=--out 'runs' >" in line
+    assert line.startswith("<-m><tools.launch><--paper><vit><--experiment><><--seeds><0>") and "<--args=--out 'runs' >" in line
     assert not (fresh / ".venv").exists()
 
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.claims import ROOT
 from common.data.glue import GLUE_HUB, GLUE_REVISION, TASKS, fetch_glue, glue, write_submission
 from common.data.parallel import WMT14_REVISION
+from common.provenance import ROOT
 from tests.test_mnist import refused, serving
 from tests.test_parallel import Hub, put, unprivileged
 

@@ -16,9 +16,9 @@ import torch
 import torchvision.datasets.utils
 from torchvision.datasets import MNIST
 
-from common.claims import ROOT
 from common.data import files, mnist
 from common.errors import BadInput
+from common.provenance import ROOT
 from tests.start import until
 
 SHAPES = {

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.claims import ROOT
 from common.data import files, parallel
 from common.data.parallel import WMT14, WMT14_REVISION, fetch_multi30k, fetch_wmt14, multi30k, read_pair, wmt14
 from common.errors import BadInput
+from common.provenance import ROOT
 from tests.test_mnist import FAILURES, Handler, refused, serving
 
 SPLITS = ["train", "val", "test_2016_flickr", "test_2017_flickr", "test_2017_mscoco"]

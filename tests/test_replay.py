@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from common import publish, tables
-from common.claims import ROOT, papers, records
 from common.errors import BadInput
 from common.files import read_rows
+from common.provenance import ROOT
 from tests.start import here
 from tests.test_claims import repository, write_run  # noqa: F401
 from tests.toy.train import EXPERIMENTS
-from tools import replay
+from tools import publish, replay, tables
 from tools.replay import BOUNDS, Bound, Replay, beginnings, mark
+from tools.repository import papers, records
 
 RECORD = {
     "paper": "toy",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common import provenance
-from common.claims import ROOT
+from common.provenance import ROOT
 from common.run import Run, bare
 from tests.start import here, newest, record, rows
 from tests.toy.train import TRAIN
@@ -24,7 +24,7 @@ def test_the_record_says_what_ran(tmp_path, toy_data):
     assert result["paper"] == "toy" and result["experiment"] == "headline" and result["kind"] == "paper" and result["seed"] == 3
     assert result["data"].pop("sha256") and result["data"] == {"name": "toy", "train": TRAIN, "test": 13, "stand_in": False}
     assert result["files"] == provenance.files_of(ROOT / "tests/toy/train.py") and "tests/toy/model.py" in result["files"]
-    assert "common/run.py" in result["files"] and not {"common/track.py", "common/tables.py", "common/bleu.py"} & {*result["files"]}
+    assert "common/run.py" in result["files"] and not {"common/track.py", "common/words.py", "common/bleu.py"} & {*result["files"]}
     assert result["config"]["batch_size"] == 12 and result["steps"] == 40 and result["processes"] == 1
     assert result["precision"] == "fp32" and result["versions"]["torch"] == torch.__version__
     assert result["code"].startswith("sha256 ") and "changes" not in result

@@ -14,9 +14,11 @@ import sys
 import pytest
 import torch
 
-from common import tables
-from common.claims import ROOT, config_dict, experiments, papers
+from common.options import config_dict
+from common.provenance import ROOT
 from tests.start import Started, finish, here, newest, processes, record, rows, until
+from tools import tables
+from tools.repository import experiments, papers
 
 SCRIPTS = [f"papers.{paper}.train" for paper in papers()]
 

@@ -19,9 +19,13 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from common.claims import ROOT, Record, columns, differences, duration, experiments, papers, records
+from common.claims import Record
 from common.errors import BadInput
 from common.files import CLOCK, Row, read_rows, write_atomic
+from common.options import differences
+from common.provenance import ROOT
+from common.words import columns, duration
+from tools.repository import experiments, papers, records
 
 LINES, SECONDS = 3, 120.0
 PRELOAD = ["torch", "torch._dynamo", "accelerate", "tyro", "common.run"]  # once, instead of in every process
@@ -261,7 +265,7 @@ HEAD = ["paper", "experiment", "seed", "lines", "updates", "deviation", "commit"
 def mark(replays: Sequence[Replay]) -> None:
     """Write into the records of parted curves that they are stale, and since when that is known; take it from those that hold."""
     from common import provenance
-    from common.publish import text
+    from tools.publish import text
 
     for paper in dict.fromkeys(replay.record["paper"] for replay in replays):
         found = {(r.record["experiment"], r.record["seed"]): r for r in replays if r.record["paper"] == paper}

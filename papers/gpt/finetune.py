@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common import checkpoint
-from common.claims import at_least_one, fraction, positive
 from common.data.comprehension import fetch_race, fetch_snli, race, snli, story_cloze
 from common.data.glue import fetch_glue, glue, write_submission
 from common.data.labelled import Labelled
 from common.data.text import Ragged, by_length, ragged
 from common.errors import BadInput
+from common.options import at_least_one, fraction, positive
 from common.run import Run
 from common.weights import fingerprint
 from papers.gpt import corpus

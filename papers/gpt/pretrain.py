@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.claims import at_least_one, fraction, positive
+from common.options import at_least_one, fraction, positive
 from common.run import Run
 from papers.gpt import corpus
 from papers.gpt.corpus import Corpus

@@ -19,9 +19,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from common.claims import Claim, Experiment, at_least_one, positive, records, spread
+from common.claims import Claim, Experiment, Record
 from common.data import mix, mnist, permuted
+from common.options import at_least_one, positive
 from common.run import Run, reproduce
+from common.words import spread
 from papers.lenet.digits import distort, field, made_up, random_distortions
 from papers.lenet.model import LeNet5, curvature, map_criterion, mse, printed, root
 
@@ -148,13 +150,13 @@ EXPERIMENTS = {
 }  # fmt: skip
 
 
-def sizes(_: str = "") -> str:
+def sizes(records: list[Record]) -> list[list[str]]:
     """Figure 6 as a table for README.md: the test error by the size of the training set; means over seeds."""
-    lines = ["| experiment | training patterns | `test_error`, % |", "| --- | --- | --- |"]
+    rows = [["experiment", "training patterns", "`test_error`, %"]]
     for name in ("mnist-15k", "mnist-30k", "mnist"):
-        errors = [record["metrics"]["test_error"] for record in records("lenet") if record["experiment"] == name]
-        lines.append(f"| `{name}` | {EXPERIMENTS[name].config.train_size:,} | {spread(errors)} |")
-    return "\n".join(lines) + "\n"
+        errors = [record["metrics"]["test_error"] for record in records if record["experiment"] == name]
+        rows.append([f"`{name}`", f"{EXPERIMENTS[name].config.train_size:,}", spread(errors)])
+    return rows
 
 
 TABLES = {"sizes": sizes}

@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
-from common.claims import ROOT, Experiment, Record, number
-from common.tables import markdown
+from common.claims import Experiment, Record
+from common.provenance import ROOT
+from common.words import number
 
 HEAD = ["experiment", "read as", "solved", "sequences, mean", "least to most", "by the weaker criterion", "cap", "paper"]
 
@@ -25,10 +26,10 @@ def solved(record: Record, key: str = "") -> str:
     return f"{round(record['metrics'][f'{key}success_rate'] * trials / 100)} of {trials}"
 
 
-def investigation(experiments: dict[str, Experiment], published: list[Record]) -> str:
-    """One line for each reading of an experiment, under the experiment as printed: markdown. Seed 0 of each."""
+def investigation(experiments: dict[str, Experiment], published: list[Record]) -> list[list[str]]:
+    """One row for each reading of an experiment, under the experiment as printed, the head first. Seed 0 of each."""
     mine = {r["experiment"]: r for r in sorted(published, key=lambda r: -r["seed"])}
-    rows = []
+    rows = [HEAD]
     for base, readings in families(experiments).items():
         claim = next(c for c in experiments[base].claims if c.metric == "sequences")
         for name in (base, *readings):
@@ -41,7 +42,7 @@ def investigation(experiments: dict[str, Experiment], published: list[Record]) -
                 gave += [f"{number(m['sequences_min'])} to {number(m['sequences_max'])}" if "sequences_min" in m else "–"]
                 gave += [looser(record)]
             rows.append([f"`{name}`", read, *gave, e.cap.removesuffix(" sequences"), number(claim.value) if name == base else ""])
-    return markdown(HEAD, rows)
+    return rows
 
 
 def looser(record: Record) -> str:

@@ -15,7 +15,7 @@ import functools
 import itertools
 from typing import Any
 
-from common.claims import Claim, Experiment, records
+from common.claims import Claim, Experiment
 from common.run import Run, reproduce
 from papers.lstm.grammar import Grammar, learn_grammar
 from papers.lstm.recall import Recall, learn_recall
@@ -376,7 +376,7 @@ reading("temporal-order-6a", "factor-2", FACTOR_2, 100_000, **SIX_A, lr=1.0)
 
 FAMILY = [name for name, e in EXPERIMENTS.items() if e.kind != "smoke"]
 PICTURES = {"tables": (FAMILY, functools.partial(picture, EXPERIMENTS))}
-TABLES = {"investigation": lambda _: investigation(EXPERIMENTS, records("lstm"))}
+TABLES = {"investigation": functools.partial(investigation, EXPERIMENTS)}
 
 
 def train(run: Run[Any]) -> dict[str, float]:

@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common import bleu
-from common.claims import Claim, Experiment, at_least_one, fraction, positive
+from common.claims import Claim, Experiment
 from common.data.text import END, PAD, START, Bucketed, Ragged, by_length, decode
+from common.options import at_least_one, fraction, positive
 from common.run import Run, bare, reproduce
 from papers.transformer import sentences
 from papers.transformer.model import Transformer, average_, beam_search, length_penalty, rate, smoothed_loss

@@ -21,8 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from common.claims import Claim, Experiment, Record, at_least_one, reached
+from common.claims import Claim, Experiment, Record, reached
 from common.data import mix, mnist, permuted
+from common.options import at_least_one
 from common.run import Run, bare, reproduce
 from papers.vae import faces
 from papers.vae import model as vae

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from common.claims import ROOT
 from common.data import files, mix, share
+from common.provenance import ROOT
 from papers.gpt import corpus, pretrain, train
 from papers.gpt.corpus import Corpus
 from papers.gpt.model import GPT, pretraining_rate

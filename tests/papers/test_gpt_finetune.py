@@ -22,6 +22,7 @@ from common.data.comprehension import ENDINGS, STORIES, STORY
 from common.data.files import sha256
 from common.data.text import ragged
 from common.errors import BadInput
+from common.words import judged
 from papers.gpt import corpus, finetune, train
 from papers.gpt.finetune import TASKS, Examples, Finetuning, examples, measure, name_of, predictions, scores, transfer
 from papers.gpt.model import GPT, LSTM, Classifier
@@ -788,11 +789,11 @@ def test_what_is_worse_than_the_full_network_counts_either_way():
             assert [(each.stands_on, each.either_way) for each in gain] == [(level.metric, False)] * (row == "pretraining")
     for name in ("cola", "stsb", "mnli"):  # where the full network's score is no LSTM's
         (claim,), full = train.EXPERIMENTS[f"lstm-{name}"].claims, COLUMNS[name][1]
-        assert claim.verdict("paper", [claim.value]) == "reproduced" and claim.verdict("paper", [full]).startswith("short by")
+        assert judged(claim, "paper", [claim.value]) == "reproduced" and judged(claim, "paper", [full]).startswith("short by")
     (claim,) = train.EXPERIMENTS["no-auxiliary-mnli"].claims
-    assert claim.verdict("paper", [COLUMNS["mnli"][1]]) == "short by 0.7%"
+    assert judged(claim, "paper", [COLUMNS["mnli"][1]]) == "short by 0.7%"
     nothing = next(each for each in train.EXPERIMENTS["figure2-mnli"].claims if each.metric.endswith("_nothing"))
-    assert nothing.either_way and nothing.verdict("paper", [81.0]) == "short by 9%"
+    assert nothing.either_way and judged(nothing, "paper", [81.0]) == "short by 9%"
 
 
 def test_one_answer_to_everything_reproduces_nothing():
@@ -800,10 +801,10 @@ def test_one_answer_to_everything_reproduces_nothing():
     for name, experiment in train.EXPERIMENTS.items():
         for claim in experiment.claims:
             if claim.metric.endswith(("_above_constant", "_gain", "_gain_over_embeddings")):
-                assert claim.noise > 0 and claim.verdict("paper", [0.0]) == "short, within noise", name
-                assert claim.verdict("paper", [0.9 * claim.noise]) == "short, within noise", name
+                assert claim.noise > 0 and judged(claim, "paper", [0.0]) == "short, within noise", name
+                assert judged(claim, "paper", [0.9 * claim.noise]) == "short, within noise", name
     claims = {name: train.EXPERIMENTS[name].claims[0] for name in ("glue-mrpc", "glue-rte", "pretraining-rte")}
-    assert [claim.verdict("paper", [claim.value]) for claim in claims.values()] == 2 * ["reproduced"] + ["short, within noise"]
+    assert [judged(claim, "paper", [claim.value]) for claim in claims.values()] == 2 * ["reproduced"] + ["short, within noise"]
 
 
 def test_the_picture_of_what_is_transferred():

@@ -8,6 +8,7 @@ import torch
 import torchvision
 
 from common.data import mix, mnist, permuted
+from common.words import judged
 from papers.lenet import train
 from papers.lenet.digits import field, made_up
 from papers.lenet.model import LeNet5, curvature, f, map_criterion, mse, printed, root
@@ -182,9 +183,9 @@ def test_the_bounds_of_what_is_said_of_the_training():
     config, claims = train.Config(), {claim.metric: claim for claim in train.EXPERIMENTS["mnist"].claims}
     rate, size, greatest = (claims[name] for name in ("train_error_pass19", "test_error", "step_size_max"))
     assert rate.tolerance / 2 == pytest.approx(100 * (0.0035 * 0.9965 / 60_000) ** 0.5, rel=0.05)
-    assert rate.verdict("paper", [0.25]).startswith("short") and rate.verdict("paper", [0.45]).startswith("short")
-    assert size.verdict("paper", [0.5]) == "reproduced"
-    assert greatest.verdict("paper", [config.eta[0] / config.mu]).startswith("short")
+    assert judged(rate, "paper", [0.25]).startswith("short") and judged(rate, "paper", [0.45]).startswith("short")
+    assert judged(size, "paper", [0.5]) == "reproduced"
+    assert judged(greatest, "paper", [config.eta[0] / config.mu]).startswith("short")
 
 
 @pytest.mark.parametrize("state", ["empty", "missing", "truncated"])

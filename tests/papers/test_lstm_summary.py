@@ -2,9 +2,9 @@
 
 import pytest
 
-from common.claims import records
 from papers.lstm.summary import families, investigation, picture, steps_of
 from papers.lstm.train import EXPERIMENTS
+from tools.repository import records
 
 
 def made(experiment, steps=100, trials=10, **metrics):
@@ -33,7 +33,7 @@ def test_investigation():
         made("two-sequence-3a-legend", success_rate=0.0, sequences=None),
         made("reber-1-5-wide", trials=30, success_rate_argmax=50.0, sequences_argmax=777.0),
     ]
-    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in investigation(EXPERIMENTS, runs).splitlines()]
+    rows = [[cell.strip("`") for cell in row] for row in investigation(EXPERIMENTS, runs)]
     lines = {row[0]: row[1:] for row in rows}
     assert lines["two-sequence-3a"] == ["as printed", "6 of 10", "1,234", "900 to 2,000", "10 of 10, 500", "500,000", "39,850"]
     assert lines["two-sequence-3a-legend"][1:] == ["0 of 10", "–", "–", "", "150,000", ""]

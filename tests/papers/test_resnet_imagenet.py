@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import functional
 
-from common.claims import ROOT
+from common.provenance import ROOT
 from tests.start import Started, finish, newest, processes, record, rows, until
 from tests.test_commands import clean
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.data import mix, permuted
+from common.words import judged
 from papers.resnet import images, train
 from papers.resnet.model import CifarResNet
 from tests.start import here, newest, record, rows
@@ -154,8 +155,8 @@ def test_claims_on_imagenet():
         assert [(claim.metric, claim.value) for claim in claims] == list(zip(metrics, values, strict=False)), name
         assert all(claim.lower_is_better and claim.either_way == name.startswith("plain") for claim in claims)
     shallow, deep = (train.EXPERIMENTS[f"imagenet-plain{depth}"].claims[0] for depth in (18, 34))
-    assert deep.verdict("paper", [24.0]) == "short by 4.54%" and deep.verdict("paper", [27.94]) == "short by 0.6%"
-    assert shallow.verdict("paper", [27.94]) == deep.verdict("paper", [28.54]) == "reproduced"
+    assert judged(deep, "paper", [24.0]) == "short by 4.54%" and judged(deep, "paper", [27.94]) == "short by 0.6%"
+    assert judged(shallow, "paper", [27.94]) == judged(deep, "paper", [28.54]) == "reproduced"
 
 
 def test_claims_on_cifar10():
@@ -165,9 +166,9 @@ def test_claims_on_cifar10():
     found = {name: [claim.value for claim in each.claims] for name, each in cifar.items()}
     plain = {f"cifar10-plain{depth}": [] for depth in (20, 32, 44, 56, 110)}
     assert found == {f"cifar10-resnet{depth}": [error] for depth, error in table.items()} | plain
-    assert not any(claim.verdict("paper", [90.0]) == "reproduced" for each in cifar.values() for claim in each.claims)
+    assert not any(judged(claim, "paper", [90.0]) == "reproduced" for each in cifar.values() for claim in each.claims)
     (deepest,) = cifar["cifar10-resnet1202"].claims
-    assert deepest.verdict("paper", [6.61]) == "short by 1.32%"
+    assert judged(deepest, "paper", [6.61]) == "short by 1.32%"
 
 
 SMALL = ("smoke", "--steps", 6, "--drops", 3, 5, "--batch-size", 16, "--evaluate-every", 3, "--precision", "fp64")

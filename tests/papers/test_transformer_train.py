@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from common import bleu
-from common.claims import ROOT, experiments, records
 from common.data import mix
 from common.data.parallel import Parallel
 from common.data.text import END, START, Bucketed, decode, encode, load_bpe, train_bpe
+from common.provenance import ROOT
+from common.words import judged
 from papers.transformer import sentences, train
 from papers.transformer.model import Transformer, beam_search
 from tests.start import finish, here, newest, processes, record, rows
+from tools.repository import experiments, records
 
 SCRIPT = "papers.transformer.train"
 OUT = "transformer/smoke/seed0"
@@ -204,7 +206,7 @@ def test_rows_of_table_3_change_what_the_table_says():
         assert {key: value for key, value in ours.items() if value != theirs[key]} == changes
         assert [claim.value for claim in experiment.claims] == [ppl, score]
         assert [claim.either_way for claim in experiment.claims] == [ppl > 4.92, score < 25.8]
-        as_base = [claim.verdict("paper", [value]) for claim, value in zip(experiment.claims, (4.92, 25.8), strict=True)]
+        as_base = [judged(claim, "paper", [value]) for claim, value in zip(experiment.claims, (4.92, 25.8), strict=True)]
         if as_base == ["reproduced"] * 2:
             like_base.add(name)
     assert like_base == {"a-h4", "a-h16", "c-n8", "d-dropout2", "e-learned"}  # the page names them

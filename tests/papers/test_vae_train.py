@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from common.checkpoint import checkpoints
-from common.claims import interpolated, measured, records
+from common.claims import interpolated, measured
 from common.data import mix, permuted
 from papers.vae import faces, train
 from papers.vae import model as vae
 from tests.start import here, newest, record, rows
+from tools.repository import records
 
 SCRIPT = "papers.vae.train"
 OUT = "vae/smoke/seed0"

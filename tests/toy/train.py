@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from common.claims import Claim, Experiment, positive
+from common.claims import Claim, Experiment
 from common.data import mix, require
+from common.options import positive
 from common.run import Run, reproduce
 from tests.toy.model import Tagger
 

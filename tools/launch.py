@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-from common.claims import ROOT, experiments, papers
+from common.provenance import ROOT
+from tools.repository import experiments, papers
 
 
 @dataclasses.dataclass(frozen=True)

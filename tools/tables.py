@@ -1,36 +1,22 @@
 """Every table of the repository, generated from EXPERIMENTS and the published records.
 
-`python -m common.tables write` rewrites them (make tables), `check` fails where one is out of date (a test), `list` prints the
+`python -m tools.tables write` rewrites them (make tables), `check` fails where one is out of date (a test), `list` prints the
 whole state of the repository (make list). A generated part of a file stands between `<!-- generated: NAME -->` and
 `<!-- end -->`.
 """
 
-import importlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from common.claims import (
-    ROOT,
-    Claim,
-    Experiment,
-    Record,
-    columns,
-    differences,
-    duration,
-    experiments,
-    label,
-    number,
-    paper_value,
-    papers,
-    records,
-    spread,
-    tolerance,
-    values,
-    verdict,
-)
+from common.claims import Claim, Experiment, Record, Verdict, values, verdict
 from common.errors import BadInput
+from common.options import differences
+from common.provenance import ROOT
+from common.words import columns, duration, label, number, paper_value, said, spread, tolerance
+from tools.repository import experiments, own_tables, papers, records
 
 
 def claim_rows(paper: str) -> Iterator[tuple[str, Experiment, Claim, list[Record]]]:
@@ -72,7 +58,15 @@ def claims_table(paper: str) -> str:
     """For papers/<paper>/README.md."""
     head = ["experiment", "claim", "where", "paper", "counts as reproduced", "ours", "verdict"]
     rows = [
-        [f"`{name}`", f"`{label(c)}`", c.source, paper_value(c), tolerance(c), spread(values(c, mine)), verdict(e, c, mine)]
+        [
+            f"`{name}`",
+            f"`{label(c)}`",
+            c.source,
+            paper_value(c),
+            tolerance(c),
+            spread(values(c, mine)),
+            said(c, verdict(e, c, mine)),
+        ]
         for name, e, c, mine in claim_rows(paper)
     ]
     reasons = {(label(c), c.why): None for _, _, c, _ in claim_rows(paper) if c.why}
@@ -128,21 +122,20 @@ def papers_table(_: str = "") -> str:
         headline = [(e, c, mine) for name, e, c, mine in claims if name == claims[0][0]]
         theirs = "<br>".join(f"{label(c)} {paper_value(c)}" for _, c, _ in headline)
         ours = "<br>".join(spread(values(c, mine)) for _, c, mine in headline)
-        verdicts = "<br>".join(verdict(*row) for row in headline)
+        verdicts = "<br>".join(said(row[1], verdict(*row)) for row in headline)
         rows.append([link(paper), f"`{claims[0][0]}`", theirs, ours, verdicts, tally(verdict(*row[1:]) for row in claims)])
     return markdown(["paper", "headline experiment", "paper's", "ours", "verdict", "all claims"], rows)
 
 
-def tally(verdicts: Iterable[str]) -> str:
+def tally(verdicts: Iterable[Verdict]) -> str:
     """How many of each: "5 reproduced, 1 short, 2 not run"."""
-    short = ["short" if verdict.startswith("short") else verdict for verdict in verdicts]
-    return ", ".join(f"{short.count(each)} {each}" for each in dict.fromkeys(short))
+    return ", ".join(f"{n} {word}" for word, n in Counter(verdict.word for verdict in verdicts).items())
 
 
 def reproductions(_: str = "") -> str:
     """reproductions.md: every claim of every paper."""
     rows = [
-        [link(p), f"`{n}`", f"{label(c)}, {c.source}", paper_value(c), spread(values(c, m)), verdict(e, c, m), made_on(m)]
+        [link(p), f"`{n}`", f"{label(c)}, {c.source}", paper_value(c), spread(values(c, m)), said(c, verdict(e, c, m)), made_on(m)]
         for p in papers()
         for n, e, c, m in claim_rows(p)
     ]
@@ -155,7 +148,7 @@ def listing() -> str:
     for paper in papers():
         by_name: dict[str, list[list[str]]] = {}
         for name, e, c, mine in claim_rows(paper):
-            by_name.setdefault(name, []).append([label(c), paper_value(c), verdict(e, c, mine)])
+            by_name.setdefault(name, []).append([label(c), paper_value(c), said(c, verdict(e, c, mine))])
         for name, e in experiments(paper).items():
             for i, claim in enumerate(by_name.get(name, [["–", "–", "–"]])):
                 rows.append([paper, name, e.kind, *claim, e.cost] if i == 0 else ["", "", "", *claim, ""])
@@ -178,15 +171,15 @@ def generated(path: Path) -> str:
     """A file's text with every generated part made anew."""
 
     def block(match: re.Match) -> str:
-        table = BLOCKS.get(match[2]) or own_tables(path.parent.name)[match[2]]
-        return f"{match[1]}\n{table(path.parent.name)}\n{match[3]}"
+        paper = path.parent.name
+        if match[2] in BLOCKS:
+            table = BLOCKS[match[2]](paper)
+        else:
+            head, *rows = own_tables(paper)[match[2]](records(paper))
+            table = markdown(head, rows)
+        return f"{match[1]}\n{table}\n{match[3]}"
 
     return BLOCK.sub(block, path.read_text())
-
-
-def own_tables(paper: str) -> dict[str, Callable[[str], str]]:
-    """The tables that a paper's train.py makes of its records for its own README, its TABLES: name -> (paper -> markdown)."""
-    return getattr(importlib.import_module(f"papers.{paper}.train"), "TABLES", {})
 
 
 def files() -> list[Path]:
@@ -216,7 +209,7 @@ def main(command: str) -> int:
                 print(f"{path.relative_to(ROOT)} is out of date: run make tables", file=sys.stderr)
             return 1 if out_of_date else 0
         else:
-            raise BadInput(f"common.tables: '{command}' is none of list, write, check")
+            raise BadInput(f"tools.tables: '{command}' is none of list, write, check")
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

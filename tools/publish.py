@@ -11,10 +11,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from common import provenance, tables
-from common.claims import ROOT, Experiment, Record, differences, experiments, papers, pictures, records
+from common import provenance
+from common.claims import Experiment, Record
 from common.errors import BadInput
 from common.files import CLOCK, Row, read_rows, write_atomic
+from common.options import differences
+from common.provenance import ROOT
+from tools import tables
+from tools.repository import experiments, papers, pictures, records
 
 CURVE = 200  # rows of a published curve
 BEGINNING = 10  # of these the first, without a gap, for replay

@@ -1,0 +1,38 @@
+"""The papers of this repository, their experiments and their published records."""
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from common.claims import Experiment, Record
+from common.provenance import ROOT
+
+
+def papers() -> list[str]:
+    """Every folder of papers/ with a train.py, in alphabetical order."""
+    return sorted(path.parent.name for path in (ROOT / "papers").glob("*/train.py"))
+
+
+def experiments(paper: str) -> dict[str, Experiment]:
+    """What train.py runs and, where there are official weights, what pretrained.py evaluates."""
+    table = dict(importlib.import_module(f"papers.{paper}.train").EXPERIMENTS)
+    if (ROOT / "papers" / paper / "pretrained.py").exists():
+        table |= importlib.import_module(f"papers.{paper}.pretrained").WEIGHTS
+    return table
+
+
+def pictures(paper: str) -> dict[str, tuple[Sequence[str], Callable[[list[Record]], Any]]]:
+    """The pictures that train.py draws from several published records, its PICTURES: name -> (experiments, records -> Figure)."""
+    return getattr(importlib.import_module(f"papers.{paper}.train"), "PICTURES", {})
+
+
+def records(paper: str) -> list[Record]:
+    """The published records of a paper, papers/<paper>/results.json."""
+    path = ROOT / "papers" / paper / "results.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def own_tables(paper: str) -> dict[str, Callable[[list[Record]], list[list[str]]]]:
+    """The tables that train.py makes of records for its own README, its TABLES: name -> (records -> rows, the head first)."""
+    return getattr(importlib.import_module(f"papers.{paper}.train"), "TABLES", {})
