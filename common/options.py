@@ -1,9 +1,37 @@
-"""Hyper-parameters: what a config refuses, and what has changed since an older one."""
+"""What a command line may say: the options of every experiment, what a config refuses, and what has changed in one."""
 
 import dataclasses
 import json
 import math
-from typing import Any
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of every experiment."""
+
+    seed: int = 0
+    """Everything random follows from it."""
+    data_dir: Path = dataclasses.field(default_factory=lambda: Path(os.environ.get("DATA_DIR", "data")))
+    """Where data sets are, or go ($DATA_DIR)."""
+    out: Path = Path("runs")
+    """Runs go to OUT/<paper>/<experiment>/seed<N>/."""
+    precision: Literal["fp64", "fp32", "tf32", "bf16"] | None = None
+    """Arithmetic; by default what the experiment was verified with on this kind of device."""
+    micro_batch: int | None = None
+    """Samples (of texts: tokens) that a process takes at once; the batch and its results stay the same."""
+    restart: bool = False
+    """Throw away what an earlier run left in the directory."""
+    allow_changes: bool = False
+    """Go on although code or hyper-parameters differ from the checkpoint's; the record says so."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"--micro-batch must be at least 1, got {self.micro_batch}")
 
 
 def positive(config: Any, *names: str) -> None:

@@ -1,6 +1,6 @@
-"""The life of one run, from the command line to the record.
+"""The life of one run, from its directory to the record.
 
-A `train.py` ends with `reproduce(EXPERIMENTS, train)`. `train(run)` writes its loop out and calls back here for what every
+`train(run)` writes its loop out and calls back here for what every
 paper needs: `prepare` (devices, processes, checkpoints), `steps`, `batches` or `loaded` (the loop's clock), `micro_batches` and
 `backward` (one global batch on any number of processes), `log` and `report` (metrics), `evaluating`, `share`, `examples` and
 `gather` (exact evaluation), `save_figure`. It returns the metrics of the record.
@@ -10,15 +10,12 @@ all there is to restore.
 """
 
 import contextlib
-import dataclasses
 import datetime
 import fcntl
 import functools
-import inspect
 import json
 import logging
 import math
-import operator
 import os
 import resource
 import secrets
@@ -29,36 +26,27 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from common import checkpoint, provenance
-from common.claims import C, Experiment, Record, measured, verdict
+from common.claims import C, Experiment, Record
 from common.data.order import mix, permuted, share
 from common.data.text import Bucketed
 from common.data.workers import Reader, Sample
-from common.errors import BadFile, BadInput, Failed, LostWorker
+from common.errors import BadInput, Failed
 from common.files import Metrics, read_rows, write_atomic
-from common.options import config_dict, differences
-from common.provenance import ROOT
+from common.options import Options, config_dict, differences
+from common.signals import Interrupt, Interrupted
 from common.track import Progress, WandB
-from common.words import columns, duration, label, number, paper_value, said
+from common.words import number
 
 EARLY = (1, 10)  # updates after which a line is written besides, where lines are far apart: soon seen, and soon replayed
 
 T = TypeVar("T")
 Pieces = tuple[Tensor, ...]
-
-
-class Interrupted(BaseException):
-    """SIGTERM or SIGINT, obeyed at a moment when nothing can be lost."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
 
 
 class Compared(Exception):
@@ -67,139 +55,6 @@ class Compared(Exception):
 
 class OtherData(BadInput):
     """They are not."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Options of every experiment."""
-
-    seed: int = 0
-    """Everything random follows from it."""
-    data_dir: Path = dataclasses.field(default_factory=lambda: Path(os.environ.get("DATA_DIR", "data")))
-    """Where data sets are, or go ($DATA_DIR)."""
-    out: Path = Path("runs")
-    """Runs go to OUT/<paper>/<experiment>/seed<N>/."""
-    precision: Literal["fp64", "fp32", "tf32", "bf16"] | None = None
-    """Arithmetic; by default what the experiment was verified with on this kind of device."""
-    micro_batch: int | None = None
-    """Samples (of texts: tokens) that a process takes at once; the batch and its results stay the same."""
-    restart: bool = False
-    """Throw away what an earlier run left in the directory."""
-    allow_changes: bool = False
-    """Go on although code or hyper-parameters differ from the checkpoint's; the record says so."""
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"--seed must not be negative, got {self.seed}")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"--micro-batch must be at least 1, got {self.micro_batch}")
-
-
-def reproduce(
-    experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, float]], argv: list[str] | None = None
-) -> None:
-    """The entry point of every train.py. Exits 0, 2 (bad input), 130 (SIGINT), 143 (SIGTERM), or 1 (anything else)."""
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)  # what `main` leaves behind: a second signal does not disturb the end
-    sys.exit(main(experiments, train, sys.argv[1:] if argv is None else argv))
-
-
-def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[["Run"], dict[str, float]]) -> None:
-    """The entry point of every pretrained.py: its first argument names weights, as `known` does after "weights-", or a file.
-
-    The experiments' configs have a field `weights`. What is not among the known ones makes no claims.
-    """
-    weights, *options = sys.argv[1:] or [""]
-    weights = weights.removeprefix("weights-")
-    if weights and not weights.startswith("-"):
-        name = "weights-" + (Path(weights).stem if (is_file := Path(weights).exists()) else weights.replace("/", "-"))
-        if is_file or name not in known:
-            like = next(iter(known.values()))
-            known = {name: dataclasses.replace(like, config=dataclasses.replace(like.config, weights=weights), claims=())}
-        weights = name
-    reproduce(known, evaluate, [weights, *options] if weights else [])
-
-
-def main(experiments: dict[str, Experiment], train: Callable[["Run"], dict[str, float]], argv: list[str]) -> int:
-    """Run one experiment to its end. Returns the exit code; SystemExit comes only from tyro's help and its own errors."""
-    script = Path(inspect.getfile(train)).resolve()
-    first = int(os.environ.get("RANK", 0)) == 0
-    run = None
-    with signals() as interrupt:
-        try:
-            name, config, options = parse(experiments, argv, f"python -m {module_name(script)}", first)
-            run = Run(script, name, experiments[name], config, options, interrupt)
-            with run:
-                if run.finished is None:
-                    metrics = train(run)
-                    interrupt.deferred = True  # the last moments are short and finish what is whole already
-                    run.finish(metrics)
-                else:
-                    run.compare_with_finished(train)
-                run.print_result()
-            return 0
-        except (BadInput, Failed) as error:
-            if first or isinstance(error, (BadFile, LostWorker)):
-                print(f"error: {error}", file=sys.stderr, flush=True)
-            return 2 if isinstance(error, BadInput) else 1
-        except Interrupted as error:
-            if first:
-                saved = f"checkpoint of step {run.saved_step:,} kept" if run and run.saved_step else "no checkpoint yet"
-                print(f"stopped by {error}: {saved}; the same command goes on from there", file=sys.stderr, flush=True)
-            return 128 + error.signum
-
-
-def module_name(script: Path) -> str:
-    return ".".join(script.relative_to(ROOT).with_suffix("").parts) if script.is_relative_to(ROOT) else script.stem
-
-
-def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first: bool) -> tuple[str, Any, Options]:
-    """(experiment name, config, options) from the command line; tyro prints help and refusals itself, exit code 2."""
-    import tyro
-    from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, subcommand
-
-    def command(experiment: Experiment) -> type:
-        fields = [
-            ("run", OmitArgPrefixes[Options], dataclasses.field(default_factory=Options)),
-            ("hyperparameter", OmitArgPrefixes[type(experiment.config)], experiment.config),
-        ]
-        return dataclasses.make_dataclass("Command", fields, frozen=True)
-
-    settings: dict[str, Any] = {"config": (FlagCreatePairsOff,), "console_outputs": first}
-    if argv and argv[0] in experiments:
-        experiment = experiments[argv[0]]
-        about = f"{experiment.source}. {experiment.note or experiment.kind}. Expected cost: {experiment.cost}."
-        chosen = tyro.cli(command(experiment), prog=f"{prog} {argv[0]}", description=about, args=argv[1:], **settings)
-        return argv[0], chosen.hyperparameter, chosen.run
-    # No experiment, or not one of these: tyro prints the list, and refuses.
-    choices = [Annotated[command(e), subcommand(n, description=f"{e.kind}; {e.source}; {e.cost}")] for n, e in experiments.items()]
-    tyro.cli(functools.reduce(operator.or_, choices), prog=prog, args=argv, **settings)
-    raise BadInput(f"name the experiment before its options: {', '.join(experiments)}")
-
-
-class Interrupt:
-    """What SIGTERM and SIGINT do: set a flag while a loop or a write is under way, else end the run at once. Repeats do nothing."""
-
-    def __init__(self) -> None:
-        self.signum = 0
-        self.deferred = False  # whether somebody will look at the flag soon
-
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum == 0:
-            self.signum = signum
-            if not self.deferred:
-                raise Interrupted(signum)
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[Interrupt]:
-    interrupt = Interrupt()
-    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield interrupt
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 class Run(Generic[C]):
@@ -830,28 +685,6 @@ class Run(Generic[C]):
         if self.main:
             self.wandb.finish(self.finished)
             write_atomic(self.dir / "result.json", json.dumps(self.finished, indent=1).encode())
-
-    def print_result(self) -> None:
-        """The table of the run: claim, paper, ours, verdict."""
-        record, claims, kind = self.finished, self.experiment.claims, self.experiment.kind
-        changed = differences(config_dict(self.experiment.config), self.config)
-        verdicts = ["changed recipe" if changed else said(c, verdict(self.experiment, c, [record])) for c in claims]
-        rows = [["claim", "paper", "ours", "verdict"]]
-        rows += [[label(c), paper_value(c), number(measured(c, record)), v] for c, v in zip(claims, verdicts, strict=True)]
-        rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {label(c) for c in claims}]
-        for line in ["", *columns(rows), ""]:
-            self.say(line)
-        if record["code"] != self.code:
-            self.say("this run was made with other code than is here now; --restart runs it again")
-        if changed:
-            self.say(f"not the published recipe: {', '.join(changed)}")
-        for path in sorted((self.dir / "figures").glob("*.png")):
-            self.say(f"figure  {path}")
-        self.say(f"record  {self.dir / 'result.json'}")
-        reproduced = (
-            f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced" if kind == "paper" and claims else f"kind {kind}"
-        )
-        self.say(f"{self.paper} {self.name} seed {self.seed}: {reproduced}, in {duration(record['wall_s'])}")
 
 
 def shown(fact: Any) -> str:

@@ -4,7 +4,7 @@ import atexit
 import sys
 
 from common import track
-from common.run import reproduce
+from common.command import reproduce
 from tests.toy.train import EXPERIMENTS, train
 
 track.TIMEOUT, track.FINISH_TIMEOUT = 3, 2

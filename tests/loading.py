@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from common.claims import Experiment
+from common.command import reproduce
 from common.errors import BadInput
-from common.run import Run, reproduce
+from common.run import Run
 
 SAMPLES, EXAMPLES = 10, 7
 

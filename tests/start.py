@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from common import run as life
+from common import command
+from common.command import main
 from common.files import CLOCK
 from common.provenance import ROOT
-from common.run import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "accelerate", "tyro", "matplotlib.figure", "common.run"])
+CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "accelerate", "tyro", "matplotlib.figure", "common.command"])
 
 
 def here(module: str, *argv: str) -> tuple[int, str]:
@@ -41,8 +41,8 @@ def weights(pretrained, out, monkeypatch, capfd):
     def run(*argv):
         codes = []
         monkeypatch.setattr("sys.argv", ["pretrained", *map(str, argv), "--out", str(out)])
-        monkeypatch.setattr(life, "reproduce", lambda known, evaluate, argv: codes.append(main(known, evaluate, argv)))
-        life.evaluate_weights(pretrained.WEIGHTS, pretrained.main)
+        monkeypatch.setattr(command, "reproduce", lambda known, evaluate, argv: codes.append(main(known, evaluate, argv)))
+        command.evaluate_weights(pretrained.WEIGHTS, pretrained.main)
         output = capfd.readouterr().err
         assert "Traceback" not in output
         return codes[0], [line for line in output.splitlines() if line.startswith("error: ")]

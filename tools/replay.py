@@ -28,7 +28,7 @@ from common.words import columns, duration
 from tools.repository import experiments, papers, records
 
 LINES, SECONDS = 3, 120.0
-PRELOAD = ["torch", "torch._dynamo", "accelerate", "tyro", "common.run"]  # once, instead of in every process
+PRELOAD = ["torch", "torch._dynamo", "accelerate", "tyro", "common.command"]  # once, instead of in every process
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from common.claims import Claim, Experiment
+from common.command import evaluate_weights
 from common.errors import BadInput
-from common.run import Run, evaluate_weights
+from common.run import Run
 from common.weights import TENSORS, fingerprint, folder_of, read_tensors
 from papers.gpt import corpus
 from papers.gpt.model import GPT

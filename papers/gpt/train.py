@@ -15,7 +15,8 @@ import math
 from typing import Any
 
 from common.claims import Claim, Experiment
-from common.run import Run, reproduce
+from common.command import reproduce
+from common.run import Run
 from papers.gpt.finetune import Finetuning, finetune
 from papers.gpt.pretrain import Pretraining, pretrain
 

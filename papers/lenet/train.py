@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from common.claims import Claim, Experiment, Record
+from common.command import reproduce
 from common.data import mix, mnist, permuted
 from common.options import at_least_one, positive
-from common.run import Run, reproduce
+from common.run import Run
 from common.words import spread
 from papers.lenet.digits import distort, field, made_up, random_distortions
 from papers.lenet.model import LeNet5, curvature, map_criterion, mse, printed, root

@@ -16,7 +16,8 @@ import itertools
 from typing import Any
 
 from common.claims import Claim, Experiment
-from common.run import Run, reproduce
+from common.command import reproduce
+from common.run import Run
 from papers.lstm.grammar import Grammar, learn_grammar
 from papers.lstm.recall import Recall, learn_recall
 from papers.lstm.sequence_end import FIGURES, Config, learn

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from common.claims import Claim, Experiment
+from common.command import evaluate_weights
 from common.errors import BadInput
-from common.run import Run, evaluate_weights
+from common.run import Run
 from common.weights import fingerprint
 from papers.resnet.images import STD
 from papers.resnet.model import BasicBlock, Bottleneck, ResNet

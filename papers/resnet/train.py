@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.claims import Claim, Experiment
+from common.command import reproduce
 from common.data import cifar, imagenet
 from common.errors import BadInput
 from common.files import read_rows
 from common.options import at_least_one, fraction, positive
-from common.run import Run, reproduce
+from common.run import Run
 from papers.resnet.images import (
     MEAN,
     centre,

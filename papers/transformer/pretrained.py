@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from common.bleu import sacrebleu, signature
 from common.claims import Claim, Experiment
+from common.command import evaluate_weights
 from common.data.parallel import Parallel, read_pair
 from common.data.text import ragged
 from common.errors import BadInput
 from common.files import write_atomic
 from common.options import at_least_one
-from common.run import Run, evaluate_weights
+from common.run import Run
 from common.weights import TENSORS, fingerprint, folder_of, read_tensors
 from papers.transformer.model import Transformer, positional_encoding
 from papers.transformer.train import translate

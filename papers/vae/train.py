@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from common.claims import Claim, Experiment, Record, reached
+from common.command import reproduce
 from common.data import mix, mnist, permuted
 from common.options import at_least_one
-from common.run import Run, bare, reproduce
+from common.run import Run, bare
 from papers.vae import faces
 from papers.vae import model as vae
 from papers.vae.model import VAE, WakeSleep, fan_in_, hmc, log_joint, marginal_likelihood, normal_, tuned

@@ -10,9 +10,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.claims import Claim, Experiment
+from common.command import reproduce
 from common.data import mix, require
 from common.options import positive
-from common.run import Run, reproduce
+from common.run import Run
 from tests.toy.model import Tagger
 
 VOCABULARY, PAD, LENGTH = 11, 0, 9

@@ -1,0 +1,123 @@
+"""From the command line to the exit code: a `train.py` ends with `reproduce(EXPERIMENTS, train)`."""
+
+import dataclasses
+import functools
+import inspect
+import operator
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from common.claims import Experiment, measured, verdict
+from common.errors import BadFile, BadInput, Failed, LostWorker
+from common.options import Options, config_dict, differences
+from common.provenance import ROOT
+from common.run import Run
+from common.signals import Interrupted, signals
+from common.words import columns, duration, label, number, paper_value, said
+
+
+def reproduce(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, float]], argv: list[str] | None = None) -> None:
+    """The entry point of every train.py. Exits 0, 2 (bad input), 130 (SIGINT), 143 (SIGTERM), or 1 (anything else)."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)  # what `main` leaves behind: a second signal does not disturb the end
+    sys.exit(main(experiments, train, sys.argv[1:] if argv is None else argv))
+
+
+def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[[Run], dict[str, float]]) -> None:
+    """The entry point of every pretrained.py: its first argument names weights, as `known` does after "weights-", or a file.
+
+    The experiments' configs have a field `weights`. What is not among the known ones makes no claims.
+    """
+    weights, *options = sys.argv[1:] or [""]
+    weights = weights.removeprefix("weights-")
+    if weights and not weights.startswith("-"):
+        name = "weights-" + (Path(weights).stem if (is_file := Path(weights).exists()) else weights.replace("/", "-"))
+        if is_file or name not in known:
+            like = next(iter(known.values()))
+            known = {name: dataclasses.replace(like, config=dataclasses.replace(like.config, weights=weights), claims=())}
+        weights = name
+    reproduce(known, evaluate, [weights, *options] if weights else [])
+
+
+def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, float]], argv: list[str]) -> int:
+    """Run one experiment to its end. Returns the exit code; SystemExit comes only from tyro's help and its own errors."""
+    script = Path(inspect.getfile(train)).resolve()
+    first = int(os.environ.get("RANK", 0)) == 0
+    run = None
+    with signals() as interrupt:
+        try:
+            name, config, options = parse(experiments, argv, f"python -m {module_name(script)}", first)
+            run = Run(script, name, experiments[name], config, options, interrupt)
+            with run:
+                if run.finished is None:
+                    metrics = train(run)
+                    interrupt.deferred = True  # the last moments are short and finish what is whole already
+                    run.finish(metrics)
+                else:
+                    run.compare_with_finished(train)
+                print_result(run)
+            return 0
+        except (BadInput, Failed) as error:
+            if first or isinstance(error, (BadFile, LostWorker)):
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            return 2 if isinstance(error, BadInput) else 1
+        except Interrupted as error:
+            if first:
+                saved = f"checkpoint of step {run.saved_step:,} kept" if run and run.saved_step else "no checkpoint yet"
+                print(f"stopped by {error}: {saved}; the same command goes on from there", file=sys.stderr, flush=True)
+            return 128 + error.signum
+
+
+def module_name(script: Path) -> str:
+    return ".".join(script.relative_to(ROOT).with_suffix("").parts) if script.is_relative_to(ROOT) else script.stem
+
+
+def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first: bool) -> tuple[str, Any, Options]:
+    """(experiment name, config, options) from the command line; tyro prints help and refusals itself, exit code 2."""
+    import tyro
+    from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, subcommand
+
+    def command(experiment: Experiment) -> type:
+        fields = [
+            ("run", OmitArgPrefixes[Options], dataclasses.field(default_factory=Options)),
+            ("hyperparameter", OmitArgPrefixes[type(experiment.config)], experiment.config),
+        ]
+        return dataclasses.make_dataclass("Command", fields, frozen=True)
+
+    settings: dict[str, Any] = {"config": (FlagCreatePairsOff,), "console_outputs": first}
+    if argv and argv[0] in experiments:
+        experiment = experiments[argv[0]]
+        about = f"{experiment.source}. {experiment.note or experiment.kind}. Expected cost: {experiment.cost}."
+        chosen = tyro.cli(command(experiment), prog=f"{prog} {argv[0]}", description=about, args=argv[1:], **settings)
+        return argv[0], chosen.hyperparameter, chosen.run
+    # No experiment, or not one of these: tyro prints the list, and refuses.
+    choices = [Annotated[command(e), subcommand(n, description=f"{e.kind}; {e.source}; {e.cost}")] for n, e in experiments.items()]
+    tyro.cli(functools.reduce(operator.or_, choices), prog=prog, args=argv, **settings)
+    raise BadInput(f"name the experiment before its options: {', '.join(experiments)}")
+
+
+def print_result(run: Run) -> None:
+    """The table of the run: claim, paper, ours, verdict."""
+    record, claims, kind = run.finished, run.experiment.claims, run.experiment.kind
+    changed = differences(config_dict(run.experiment.config), run.config)
+    verdicts = ["changed recipe" if changed else said(c, verdict(run.experiment, c, [record])) for c in claims]
+    rows = [["claim", "paper", "ours", "verdict"]]
+    rows += [[label(c), paper_value(c), number(measured(c, record)), v] for c, v in zip(claims, verdicts, strict=True)]
+    rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {label(c) for c in claims}]
+    for line in ["", *columns(rows), ""]:
+        run.say(line)
+    if record["code"] != run.code:
+        run.say("this run was made with other code than is here now; --restart runs it again")
+    if changed:
+        run.say(f"not the published recipe: {', '.join(changed)}")
+    for path in sorted((run.dir / "figures").glob("*.png")):
+        run.say(f"figure  {path}")
+    run.say(f"record  {run.dir / 'result.json'}")
+    reproduced = (
+        f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced" if kind == "paper" and claims else f"kind {kind}"
+    )
+    run.say(f"{run.paper} {run.name} seed {run.seed}: {reproduced}, in {duration(record['wall_s'])}")
