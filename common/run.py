@@ -109,13 +109,13 @@ class Run(Generic[C]):
 
     def __enter__(self) -> "Run[C]":
         try:
-            self.begin()
+            self._begin()
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         import accelerate.optimizer
         from accelerate import Accelerator, InitProcessGroupKwargs
 
@@ -137,12 +137,12 @@ class Run(Generic[C]):
             torch.set_num_threads(1)  # one sample is too little to share, and waiting threads slow runs side by side
         self.seed_all("start")  # the same on all ranks: initial weights
         self.progress = Progress(self.main)
-        begun = self.on_main(self.open_directory)
+        begun = self.on_main(self._open_directory)
         self.begun, self.finished = begun, begun["finished"]
         self.code, self.commit = begun["code"], begun["commit"]
         if self.finished is None:
             self.state = begun["state"]
-            self.restore_clock()
+            self._restore_clock()
             if self.main:
                 self.metrics = Metrics(self.dir / "metrics.jsonl", self.step)
                 about = {"id": begun["wandb_id"], "group": self.paper, "job_type": self.name}
@@ -184,7 +184,7 @@ class Run(Generic[C]):
             raise result[1]
         return result[0]
 
-    def open_directory(self) -> dict[str, Any]:
+    def _open_directory(self) -> dict[str, Any]:
         """Take the run directory, one run at a time and only the run that it belongs to, and load its newest checkpoint."""
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,7 @@ class Run(Generic[C]):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def restore_clock(self) -> None:
+    def _restore_clock(self) -> None:
         if self.state is not None:
             self.step = self.saved_step = self.state["step"]
             self.ended, self.samples = self.state["ended"], self.state["samples"]
@@ -304,20 +304,20 @@ class Run(Generic[C]):
     def backward(self, loss: Tensor) -> None:
         self.accelerator.backward(loss)
 
-    def save(self) -> None:
+    def _save(self) -> None:
         """Write a checkpoint of the step just finished."""
         for name, thing in self.objects.items():
             if isinstance(thing, nn.Module) and not all(torch.isfinite(p).all() for p in thing.parameters()):
-                raise self.not_finite(f"a weight of {name}")
+                raise self._not_finite(f"a weight of {name}")
         if self.main:
             objects = {name: bare(thing).state_dict() for name, thing in self.objects.items()}
             clock = {"step": self.step, "ended": self.ended, "samples": self.samples}
-            clock |= {"wall_s": self.wall(), "loop_s": self.loop_before + self.loop_s}
+            clock |= {"wall_s": self._wall(), "loop_s": self.loop_before + self.loop_s}
             checkpoint.save(self.dir / "checkpoint", self.step, {"run": self.identity, **clock, "objects": objects})
         self.saved_step = self.step
         self.saved_at = time.monotonic()
 
-    def wall(self) -> float:
+    def _wall(self) -> float:
         return self.wall_before + time.monotonic() - self.started
 
     # The loop.
@@ -329,7 +329,7 @@ class Run(Generic[C]):
         log line, the check for non-finite values, the checkpoint, the stop that a signal asked for.
         """
         self.total, self.samples_per_step = total, samples
-        self.check_described()
+        self._check_described()
         self.saved_at = self.logged_at = time.monotonic()
         self.logged_step, self.logged_samples = self.step, self.samples
         self.in_loop = self.interrupt.deferred = True
@@ -340,9 +340,9 @@ class Run(Generic[C]):
                 self.step += 1
                 self.samples += self.samples_per_step
                 if self.step % self.experiment.log_every == 0 or self.step == total or self.ended or self.now:
-                    self.end_of_interval()
+                    self._end_of_interval()
                 elif self.step in EARLY and 20 * self.step <= self.experiment.log_every and self.sums:
-                    self.write(self.means(*self.reduced(*self.sums.values())))
+                    self._write(self._means(*self._reduced(*self.sums.values())))
         finally:
             self.in_loop = self.interrupt.deferred = False
         if self.interrupt.signum:  # it came in the last interval, whose checkpoint is written
@@ -358,10 +358,10 @@ class Run(Generic[C]):
 
     def part(self, batch_size: int) -> slice:
         """This process's part of a global batch, which is announced."""
-        self.announce(batch_size, batch_size, "")
+        self._announce(batch_size, batch_size, "")
         return share(batch_size, self.rank, self.processes)
 
-    def announce(self, batch_size: int, samples: int, unit: str) -> None:
+    def _announce(self, batch_size: int, samples: int, unit: str) -> None:
         """Say what the global batch is. Raises BadInput: it has fewer samples than there are processes."""
         if samples < self.processes:
             few = f"a batch of {samples} cannot be split among {self.processes} processes"
@@ -388,7 +388,7 @@ class Run(Generic[C]):
         Raises:
             BadInput: fewer samples in a batch than processes.
         """
-        self.announce(buckets.tokens, buckets.smallest, f" tokens, {buckets.smallest} sequences or more")
+        self._announce(buckets.tokens, buckets.smallest, f" tokens, {buckets.smallest} sequences or more")
         for step in self.steps(steps):
             rows = buckets.batch(step)
             self.samples_per_step = len(rows)
@@ -457,21 +457,21 @@ class Run(Generic[C]):
         """Values of this moment, the same on all processes: an evaluation, a count."""
         self.now |= values
         if not self.in_loop:  # no end of an update to wait for
-            self.write(self.now)
+            self._write(self.now)
             self.now = {}
 
-    def write(self, values: dict[str, float]) -> None:
+    def _write(self, values: dict[str, float]) -> None:
         if self.main:
             row = {"step": self.step, "time": time.time(), **values}
             self.metrics.write(row)
             self.wandb.log(row)
 
-    def end_of_interval(self) -> None:
+    def _end_of_interval(self) -> None:
         """One synchronisation: means over processes, and what to do now, agreed by all."""
         now, updates = time.monotonic(), self.step - self.logged_step
         due = self.main and now - self.saved_at >= self.experiment.checkpoint_every
-        *sums, signum, due = self.reduced(*self.sums.values(), float(self.interrupt.signum), float(due))
-        means = self.means(*sums)
+        *sums, signum, due = self._reduced(*self.sums.values(), float(self.interrupt.signum), float(due))
+        means = self._means(*sums)
         last = self.step == self.total or self.ended
 
         took = time.monotonic() - self.logged_at
@@ -483,34 +483,34 @@ class Run(Generic[C]):
             self.waited = 0.0
         bad = next((name for name, value in {**means, **self.now}.items() if not math.isfinite(value)), None)
         if bad is not None:
-            raise self.not_finite(bad)
-        self.write({**means, **self.now, **speed})
+            raise self._not_finite(bad)
+        self._write({**means, **self.now, **speed})
         self.latest = {**means, **self.now}
         self.progress.show(self.step, self.total, {**self.latest, **speed}, took / updates, last)
         self.sums, self.now = {}, {}
         self.logged_step, self.logged_samples = self.step, self.samples
         if signum or due or last:
-            self.save()
+            self._save()
         self.logged_at = time.monotonic()
         if signum:
             # Ranks that got no signal end as those that did.
             raise Interrupted(self.interrupt.signum or signal.SIGTERM)
 
-    def reduced(self, *values: Tensor | float) -> list[float]:
+    def _reduced(self, *values: Tensor | float) -> list[float]:
         """Their sums over all processes: one synchronisation."""
         together = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in values])
         return (self.accelerator.reduce(together, "sum") if self.processes > 1 else together).tolist()
 
-    def means(self, *sums: float) -> dict[str, float]:
+    def _means(self, *sums: float) -> dict[str, float]:
         """Of what `log` added up, over the updates since the last line and over the processes."""
         return {k: total / (self.step - self.logged_step) / self.processes for k, total in zip(self.sums, sums, strict=True)}
 
-    def check_described(self) -> None:
+    def _check_described(self) -> None:
         """Raises ValueError: train() has not said yet what it learns from, which the record needs, and the run's identity."""
         if not self.data:
             raise ValueError("train() has to call run.describe_data before it trains or evaluates")
 
-    def not_finite(self, what: str) -> Failed:
+    def _not_finite(self, what: str) -> Failed:
         rates = [group["lr"] for x in self.objects.values() if hasattr(x, "param_groups") for group in x.param_groups[:1]]
         lr = f", lr {', '.join(number(float(rate)) for rate in rates)}" if rates else ""
         values = ", ".join(f"{k} {number(v)}" for k, v in getattr(self, "latest", {}).items())
@@ -525,7 +525,7 @@ class Run(Generic[C]):
     def evaluating(self, model: nn.Module) -> Iterator[nn.Module]:
         """The bare model in eval mode without gradients, with the main process's buffers (batch-norm statistics) on all ranks."""
         module = bare(model)
-        self.check_described()
+        self._check_described()
         if self.processes > 1:
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -583,7 +583,7 @@ class Run(Generic[C]):
         self.same_data(**self.data)
         if self.finished is not None:
             raise Compared
-        self.remember(data=self.data)
+        self._remember(data=self.data)
 
     def same_data(self, **facts: Any) -> None:
         """Refuse to go on where these facts are not those of the data that the run began with, as far as it had them.
@@ -603,9 +603,9 @@ class Run(Generic[C]):
             advice = "--restart starts over, --allow-changes goes on and records it"
             raise BadInput(f"{self.dir} was begun on other data ({changed}): {advice}")
         changes = [*self.begun["changes"], {"after": f"step{self.step}", "what": f"other data: {changed}"}]
-        self.remember(data=facts, changes=changes)
+        self._remember(data=facts, changes=changes)
 
-    def remember(self, **facts: Any) -> None:
+    def _remember(self, **facts: Any) -> None:
         """Add to config.json, which says what the run is."""
         self.begun |= facts
         kept = {key: value for key, value in self.begun.items() if key not in ("state", "finished")}
@@ -669,7 +669,7 @@ class Run(Generic[C]):
             "data": self.data,
             "config": config_dict(self.config),
             "steps": self.step,
-            "wall_s": round(self.wall(), 1),
+            "wall_s": round(self._wall(), 1),
             "samples_per_s": round(self.samples / max(loop_s, 1e-9), 1),
             "peak_memory_mb": round(peak / 2**20),
             "hardware": provenance.hardware(self.processes),
