@@ -87,11 +87,6 @@ def test_fp32_stands_for_bf16_where_that_is_emulated(monkeypatch):
         assert (replay.precision_here(record), one.result) == (precision, result)
 
 
-def test_a_bound_too_wide_for_small_changes_is_named():
-    assert replay.row(compared(curve(1.0), curve(1.01), bound=Bound(5e-2)))[-1] == "same, coarsely"
-    assert replay.row(compared(curve(1.0), curve(1.0)))[-1] == "same"
-
-
 def test_what_is_not_published_is_refused():
     for arguments in (
         ("nope", "", (), 3),
@@ -117,7 +112,19 @@ def test_the_quickest_curve_of_each_paper(paper):
     [done] = replay.run([dataclasses.replace(one)])
     if done.result.startswith("not replayed") and ("missing" in done.result or "no data directory" in done.result):
         pytest.skip(done.result)
-    assert done.result == "same", done.result
+    assert done.same, done.result
+
+
+@pytest.mark.parametrize("changed", [(), ("--lr", "0.505")], ids=["rounding", "recipe"])
+def test_the_records_own_commit_decides(changed):
+    """A curve that this machine's rounding parts holds where the record's commit parts from it as well, and only there."""
+    [one] = beginnings("lstm", "temporal-order-6a", (0,), 1)
+    elsewhere = [{name: value if name == "step" else value * 1.0001 for name, value in row.items()} for row in one.expected]
+    [done] = replay.run([dataclasses.replace(one, expected=elsewhere)], changed=changed)
+    if changed:
+        assert done.parted
+    else:
+        assert done.result.startswith("same as its commit here; rounding has parted at step 100: train_error ")
 
 
 MUTATIONS = {"nothing": [], "rate": ["--lr", 0.505], "initial weights": ["--init", 0.101], "seed": ["--seed", 1]}
@@ -139,9 +146,10 @@ def test_a_recipe_changed_by_little_parts(mutation, tmp_path):
     [("gpt", "tinyshakespeare", ("--weight-decay", "0")), ("lenet", "mnist-distorted", ("--distortion", "0"))],
     ids=["weight decay", "augmentation"],
 )
-def test_what_is_left_out_parts(paper, experiment, flags):
+def test_what_is_left_out_parts(paper, experiment, flags, monkeypatch):
     [one] = beginnings(paper, experiment, (0,), 3)
-    [done] = replay.run([one], flags)
+    monkeypatch.setattr(replay, "of_its_commit", lambda *_: False)
+    [done] = replay.run([one], changed=flags)
     if done.result.startswith("not replayed"):
         pytest.skip(done.result)
     assert done.parted and "it ends" not in done.result, done.result
