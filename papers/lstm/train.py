@@ -232,12 +232,12 @@ EXPERIMENTS = {
         Recall(regular=False), "Sec. 5.2, no local regularities, p=100", "3 min on one CPU core",
         claims("Sec. 5.2b", 18, 5680, 50), **FP32,
     ),
-    "long-lag-2a-rtrl-p4": row(RTRL_4, "Sec. 5.2, Table 2, RTRL, p=4", "50 min on one CPU core", rtrl(), **FP32),
+    "long-lag-2a-rtrl-p4": row(RTRL_4, "Sec. 5.2, Table 2, RTRL, p=4", "20 min on one CPU core", rtrl(), **FP32),
     "long-lag-2a-rtrl-p10": row(
-        dataclasses.replace(RTRL_4, p=10), "Sec. 5.2, Table 2, RTRL, p=10", "2 h on one CPU core", rtrl_fails(), **FP32
+        dataclasses.replace(RTRL_4, p=10), "Sec. 5.2, Table 2, RTRL, p=10", "40 min on one CPU core", rtrl_fails(), **FP32
     ),
     "long-lag-2a-rtrl-p100": row(
-        dataclasses.replace(RTRL_4, p=100), "Sec. 5.2, Table 2, RTRL and BPTT, p=100", "a day on one CPU core; not run here",
+        dataclasses.replace(RTRL_4, p=100), "Sec. 5.2, Table 2, RTRL and BPTT, p=100", LONG,
         rtrl_fails(), **FP32,
     ),
     "long-lag-2c": row(Config("long-lag-2c", **TWO_C), "Sec. 5.2, Table 3, q=p=50", "30 min on one CPU core", table_3(30_000)),
