@@ -135,6 +135,13 @@ def test_the_records_own_commit_decides(changed):
         assert done.result.startswith("same as its commit here; rounding has parted at step 100: train_error ")
 
 
+def test_left_undecided_where_its_commit_is_too_slow(monkeypatch):
+    monkeypatch.setattr(replay, "of_its_commit", lambda *_: None)
+    [one] = beginnings("lstm", "temporal-order-6a", (0,), 1)
+    [done] = replay.run([one], changed=("--lr", "0.505"))
+    assert done.result.startswith("not replayed: its commit is too slow here; parted at step 100: ") and not done.parted
+
+
 MUTATIONS = {"nothing": [], "rate": ["--lr", 0.505], "initial weights": ["--init", 0.101], "seed": ["--seed", 1]}
 
 

@@ -191,8 +191,11 @@ def metrics_of(record: Record, folder: str) -> list[Row]:
     return read_rows(Path(folder, record["paper"], record["experiment"], f"seed{record['seed']}", "metrics.jsonl"))
 
 
-def of_its_commit(replay: Replay, today: Sequence[Row], more: Sequence[str], seconds: float) -> bool:
-    """Whether the record's own commit, run on this machine, gives today's lines to the last digit, up to the one that parted."""
+def of_its_commit(replay: Replay, today: Sequence[Row], more: Sequence[str], seconds: float) -> bool | None:
+    """Whether the record's own commit, run on this machine, gives today's lines to the last digit, up to the one that parted.
+
+    None: it did not get so far in the time that there was.
+    """
     record, archive = replay.record, provenance.git("archive", replay.record["commit"] or "")
     until = replay.expected[replay.lines]["step"]
     if archive is None:
@@ -210,8 +213,12 @@ def of_its_commit(replay: Replay, today: Sequence[Row], more: Sequence[str], sec
         while process.poll() is None and time.monotonic() < end and not (rows and rows[-1]["step"] >= until):
             time.sleep(0.05)
             rows = metrics_of(record, f"{folder}/runs")
+        over = process.poll() is None
         process.kill()
         process.wait()
+        rows = metrics_of(record, f"{folder}/runs")
+    if over and not (rows and rows[-1]["step"] >= until):
+        return None
     steps = {row["step"] for row in replay.expected} & {row["step"] for row in today}
     twin = Replay(record, [row for row in rows if row["step"] in steps and row["step"] <= until], Bound(1e-9, in_fp32=1e-9))
     twin.compare(today)
@@ -271,8 +278,9 @@ def run(
                 if replay.result:
                     process.kill()
                     process.join()
-                    if "->" in replay.result and of_its_commit(replay, rows, more, seconds):
-                        replay.result = f"same as its commit here; rounding has {replay.result}"
+                    if "->" in replay.result and (same := of_its_commit(replay, rows, more, 2 * seconds)) is not False:
+                        decided = "same as its commit here; rounding has" if same else "not replayed: its commit is too slow here;"
+                        replay.result = f"{decided} {replay.result}"
                     folder.cleanup()
                     running.remove(job)
                     yield replay
