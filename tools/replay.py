@@ -278,7 +278,11 @@ def run(
                 if replay.result:
                     process.kill()
                     process.join()
-                    if "->" in replay.result and (same := of_its_commit(replay, rows, more, 2 * seconds)) is not False:
+                    if (
+                        replay.parted
+                        and "->" in replay.result
+                        and (same := of_its_commit(replay, rows, more, 2 * seconds)) is not False
+                    ):
                         decided = "same as its commit here; rounding has" if same else "not replayed: its commit is too slow here;"
                         replay.result = f"{decided} {replay.result}"
                     folder.cleanup()
