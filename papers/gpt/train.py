@@ -20,6 +20,11 @@ from common.run import Run
 from papers.gpt.finetune import Finetuning, finetune
 from papers.gpt.pretrain import Pretraining, pretrain
 
+
+def train(run: Run[Any]) -> dict[str, float]:
+    return pretrain(run) if isinstance(run.config, Pretraining) else finetune(run)
+
+
 RUN = {"precision": {"cpu": "bf16", "cuda": "bf16"}, "figures": ("losses", "attention")}
 DEV = {  # tasks of Table 5 -> score, n of `noise`, tolerance of a level, of a difference, of a level that counts either way
     "cola": ("matthews", 1043, 3, 4, 5),
@@ -279,10 +284,6 @@ def transfer(records: list[dict[str, Any]]) -> Any:
 
 
 PICTURES = {"wikitext2-cola-transfer": (("wikitext2-cola",), transfer)}
-
-
-def train(run: Run[Any]) -> dict[str, float]:
-    return pretrain(run) if isinstance(run.config, Pretraining) else finetune(run)
 
 
 if __name__ == "__main__":

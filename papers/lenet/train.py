@@ -75,127 +75,6 @@ class Config:
             raise ValueError(f"--train-size {self.train_size}: there are {limit} training images")
 
 
-FIGURES = ("errors-by-pass", "misclassified", "c1-kernels")
-COST = "4 min on one CPU core"
-RUN = {"cap": "20 passes", "per_sample": True, "log_every": 1000}
-
-
-def fig_9(test_error: float, row: str, *more: Claim) -> list[Claim]:
-    why = "the uncertainty that the paper states for error rates on its 10,000 test digits"
-    return [Claim("test_error", test_error, "%", f"Fig. 9, {row}", True, 0.1, why), *more]
-
-
-def sec_3b(metric: str, value: float, unit: str, where: str, tolerance: float, why: str) -> Claim:
-    """What Sec. III.B says of the training itself, where neither direction is better."""
-    return Claim(metric, value, unit, f"Sec. III.B, {where}", tolerance=tolerance, why=why, either_way=True)
-
-
-HALF = "a choice, half of it: the paper prints it roughly"
-
-
-def reading(note: str, **changes: object) -> Experiment[Config]:
-    """A reading of what the paper leaves open, judged on images held out from training: the test set chooses nothing."""
-    config = Config(**{"held_out": True, "train_size": 50_000, **changes})
-    return Experiment(config, kind="reading", source="Secs. II.C, III.B, Apps. A, C", cost=COST, note=note, **RUN)
-
-
-EXPERIMENTS = {
-    "mnist": Experiment(
-        Config(), kind="paper", source="Sec. III.B, Figs. 5 and 9", cost=COST, figures=FIGURES, **RUN,
-        claims=fig_9(
-            0.95, "LeNet-5",
-            sec_3b("train_error_pass19", 0.35, "%", "on the training set, after 19 passes", 0.05,
-                   "two standard errors of a rate of 0.35 % among 60,000 answers; off in either direction is another training"),
-            sec_3b("step_size_min", 7e-5, "", "the least step size of the first pass", 3.5e-5, HALF),
-            sec_3b("step_size_max", 0.016, "", "the greatest step size of the first pass", 0.008,
-                   f"{HALF}, and eta / mu = 0.025, which any weight with h_kk = 0 has, is no reproduction"),
-        ),
-    ),
-    "mnist-distorted": Experiment(
-        Config(distortion=1.0), kind="paper", source="Sec. III.B, Figs. 7, 8 and 9", cost=COST, **RUN,
-        claims=fig_9(0.8, "[dist] LeNet-5"), figures=(*FIGURES, "distortions"),
-    ),
-    "mnist-15k": Experiment(
-        Config(train_size=15_000), kind="paper", source="Sec. III.B, Fig. 6", cost="1 min on one CPU core", **RUN,
-    ),
-    "mnist-30k": Experiment(
-        Config(train_size=30_000), kind="paper", source="Sec. III.B, Fig. 6", cost="2 min on one CPU core", **RUN,
-    ),
-    "mnist-minibatch": Experiment(
-        Config(batch_size=16, eta=tuple(4 * eta for eta in Config.eta)), kind="scaled", source="Sec. III.B",
-        cost="2 min on one CPU core", **{**RUN, "log_every": 125}, claims=fig_9(0.95, "LeNet-5"), figures=FIGURES[:1],
-        note="scaled: one update for 16 patterns, at four times the rates",
-    ),
-    "held-out": reading("the recipe of mnist, its loss divided by 20, for comparison with the readings"),
-    "held-out-mse": reading("Eq. 8 for the loss instead of Eq. 9", loss="mse"),
-    "held-out-j1": reading("j = 1 instead of 10", j=1.0),
-    "held-out-j100": reading("j = 100 instead of 10", j=100.0),
-    "held-out-random-coefficients": reading("subsampling coefficients and biases at random, as all weights", coefficient=None),
-    "held-out-root": reading("initial weights within 1 / sqrt(fan-in), coefficients 0.5", init="root", coefficient=0.5),
-    "held-out-scale-1": reading("the loss not divided", loss_scale=1.0),
-    "held-out-scale-84th": reading("the loss divided by 84, a mean over the units of F6", loss_scale=1 / 84),
-    "held-out-as-printed": reading(
-        "Eq. 8, the loss not divided, coefficients at random as all weights", loss="mse", loss_scale=1.0, coefficient=None
-    ),
-    "held-out-root-as-printed": reading(
-        "Eq. 8, the loss not divided, initial weights within 1 / sqrt(fan-in), coefficients 0.5",
-        loss="mse", loss_scale=1.0, init="root", coefficient=0.5,
-    ),
-    "held-out-distorted": reading("the distortions of mnist-distorted", distortion=1.0),
-    "held-out-distorted-half": reading("distortions half as far", distortion=0.5),
-    "held-out-distorted-double": reading("distortions twice as far", distortion=2.0),
-    "smoke": Experiment(
-        Config(eta=(0.0005, 0.0002), train_size=300, curvature_samples=50, data="made-up", distortion=0.5),
-        kind="smoke", source="Sec. III.B", cap="2 passes", cost="5 s", per_sample=True, log_every=50, checkpoint_every=0,
-    ),
-}  # fmt: skip
-
-
-def sizes(records: list[Record]) -> list[list[str]]:
-    """Figure 6 as a table for README.md: the test error by the size of the training set; means over seeds."""
-    rows = [["experiment", "training patterns", "`test_error`, %"]]
-    for name in ("mnist-15k", "mnist-30k", "mnist"):
-        errors = [record["metrics"]["test_error"] for record in records if record["experiment"] == name]
-        rows.append([f"`{name}`", f"{EXPERIMENTS[name].config.train_size:,}", spread(errors)])
-    return rows
-
-
-TABLES = {"sizes": sizes}
-
-
-class Passes(nn.Module):
-    """What lasts from one update to the next, besides the weights: each weight's step size, and the errors."""
-
-    def __init__(self, model: LeNet5, passes: int) -> None:
-        super().__init__()
-        for name, weight in model.named_parameters():
-            self.register_buffer(f"epsilon {name}".replace(".", " "), torch.zeros_like(weight))
-        self.register_buffer("wrong", torch.zeros((), dtype=torch.int64))  # in this pass, each pattern before the net learns it
-        self.register_buffer("errors", torch.zeros(passes, 2, dtype=torch.float64))  # %, of each pass: training (on the fly), test
-        self.register_buffer("range", torch.zeros(2))  # least and greatest step size of the first pass
-
-    def step_sizes(self) -> list[Tensor]:
-        return [buffer for name, buffer in self.named_buffers() if name.startswith("epsilon")]
-
-
-def learning(model: nn.Module, step_sizes: list[Tensor], loss: Callable[[Tensor, Tensor], Tensor]) -> Callable:
-    """The update of all weights by one pattern, or by the mean over a few (Appendix C); torch.compile takes it as a whole."""
-    weights = list(model.parameters())
-    torch._dynamo.config.trace_autograd_ops = True  # the gradient too, which halves the time
-
-    def update(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, 32, 32), (B,) -> the loss, and how many answers were wrong before this update."""
-        y = model(images)  # (B, 10)
-        E = loss(y, labels)
-        gradient = torch.autograd.grad(E, weights)
-        with torch.no_grad():
-            for w, epsilon, dE_dw in zip(weights, step_sizes, gradient, strict=True):
-                w.addcmul_(epsilon, dE_dw, value=-1)  # w_k <- w_k - epsilon_k dE/dw_k
-        return E.detach(), (y.argmin(1) != labels).sum()
-
-    return update
-
-
 def train(run: Run[Config]) -> dict[str, float]:
     config, passes, B = run.config, len(run.config.eta), run.config.batch_size
     digits = data(run)
@@ -242,6 +121,39 @@ def train(run: Run[Config]) -> dict[str, float]:
     metrics |= {f"train_error_pass{n}": state.errors[n - 1, 0].item() for n in (19,) if n <= passes}
     metrics |= {f"{test}_pass{n}": state.errors[n - 1, 1].item() for n in (1, 10) if n <= passes}
     return metrics | {"step_size_min": state.range[0].item(), "step_size_max": state.range[1].item()}
+
+
+class Passes(nn.Module):
+    """What lasts from one update to the next, besides the weights: each weight's step size, and the errors."""
+
+    def __init__(self, model: LeNet5, passes: int) -> None:
+        super().__init__()
+        for name, weight in model.named_parameters():
+            self.register_buffer(f"epsilon {name}".replace(".", " "), torch.zeros_like(weight))
+        self.register_buffer("wrong", torch.zeros((), dtype=torch.int64))  # in this pass, each pattern before the net learns it
+        self.register_buffer("errors", torch.zeros(passes, 2, dtype=torch.float64))  # %, of each pass: training (on the fly), test
+        self.register_buffer("range", torch.zeros(2))  # least and greatest step size of the first pass
+
+    def step_sizes(self) -> list[Tensor]:
+        return [buffer for name, buffer in self.named_buffers() if name.startswith("epsilon")]
+
+
+def learning(model: nn.Module, step_sizes: list[Tensor], loss: Callable[[Tensor, Tensor], Tensor]) -> Callable:
+    """The update of all weights by one pattern, or by the mean over a few (Appendix C); torch.compile takes it as a whole."""
+    weights = list(model.parameters())
+    torch._dynamo.config.trace_autograd_ops = True  # the gradient too, which halves the time
+
+    def update(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, 32, 32), (B,) -> the loss, and how many answers were wrong before this update."""
+        y = model(images)  # (B, 10)
+        E = loss(y, labels)
+        gradient = torch.autograd.grad(E, weights)
+        with torch.no_grad():
+            for w, epsilon, dE_dw in zip(weights, step_sizes, gradient, strict=True):
+                w.addcmul_(epsilon, dE_dw, value=-1)  # w_k <- w_k - epsilon_k dE/dw_k
+        return E.detach(), (y.argmin(1) != labels).sum()
+
+    return update
 
 
 def data(run: Run[Config]) -> mnist.MNIST:
@@ -361,6 +273,94 @@ def draw_distortions(run: Run[Config], digits: mnist.MNIST) -> None:
     axes.imshow(-rows.permute(0, 2, 1, 3).reshape(6 * 32, 10 * 32), cmap="gray")
     axes.axis("off")
     run.save_figure(figure, "distortions")
+
+
+FIGURES = ("errors-by-pass", "misclassified", "c1-kernels")
+COST = "4 min on one CPU core"
+RUN = {"cap": "20 passes", "per_sample": True, "log_every": 1000}
+
+
+def fig_9(test_error: float, row: str, *more: Claim) -> list[Claim]:
+    why = "the uncertainty that the paper states for error rates on its 10,000 test digits"
+    return [Claim("test_error", test_error, "%", f"Fig. 9, {row}", True, 0.1, why), *more]
+
+
+def sec_3b(metric: str, value: float, unit: str, where: str, tolerance: float, why: str) -> Claim:
+    """What Sec. III.B says of the training itself, where neither direction is better."""
+    return Claim(metric, value, unit, f"Sec. III.B, {where}", tolerance=tolerance, why=why, either_way=True)
+
+
+HALF = "a choice, half of it: the paper prints it roughly"
+
+
+def reading(note: str, **changes: object) -> Experiment[Config]:
+    """A reading of what the paper leaves open, judged on images held out from training: the test set chooses nothing."""
+    config = Config(**{"held_out": True, "train_size": 50_000, **changes})
+    return Experiment(config, kind="reading", source="Secs. II.C, III.B, Apps. A, C", cost=COST, note=note, **RUN)
+
+
+EXPERIMENTS = {
+    "mnist": Experiment(
+        Config(), kind="paper", source="Sec. III.B, Figs. 5 and 9", cost=COST, figures=FIGURES, **RUN,
+        claims=fig_9(
+            0.95, "LeNet-5",
+            sec_3b("train_error_pass19", 0.35, "%", "on the training set, after 19 passes", 0.05,
+                   "two standard errors of a rate of 0.35 % among 60,000 answers; off in either direction is another training"),
+            sec_3b("step_size_min", 7e-5, "", "the least step size of the first pass", 3.5e-5, HALF),
+            sec_3b("step_size_max", 0.016, "", "the greatest step size of the first pass", 0.008,
+                   f"{HALF}, and eta / mu = 0.025, which any weight with h_kk = 0 has, is no reproduction"),
+        ),
+    ),
+    "mnist-distorted": Experiment(
+        Config(distortion=1.0), kind="paper", source="Sec. III.B, Figs. 7, 8 and 9", cost=COST, **RUN,
+        claims=fig_9(0.8, "[dist] LeNet-5"), figures=(*FIGURES, "distortions"),
+    ),
+    "mnist-15k": Experiment(
+        Config(train_size=15_000), kind="paper", source="Sec. III.B, Fig. 6", cost="1 min on one CPU core", **RUN,
+    ),
+    "mnist-30k": Experiment(
+        Config(train_size=30_000), kind="paper", source="Sec. III.B, Fig. 6", cost="2 min on one CPU core", **RUN,
+    ),
+    "mnist-minibatch": Experiment(
+        Config(batch_size=16, eta=tuple(4 * eta for eta in Config.eta)), kind="scaled", source="Sec. III.B",
+        cost="2 min on one CPU core", **{**RUN, "log_every": 125}, claims=fig_9(0.95, "LeNet-5"), figures=FIGURES[:1],
+        note="scaled: one update for 16 patterns, at four times the rates",
+    ),
+    "held-out": reading("the recipe of mnist, its loss divided by 20, for comparison with the readings"),
+    "held-out-mse": reading("Eq. 8 for the loss instead of Eq. 9", loss="mse"),
+    "held-out-j1": reading("j = 1 instead of 10", j=1.0),
+    "held-out-j100": reading("j = 100 instead of 10", j=100.0),
+    "held-out-random-coefficients": reading("subsampling coefficients and biases at random, as all weights", coefficient=None),
+    "held-out-root": reading("initial weights within 1 / sqrt(fan-in), coefficients 0.5", init="root", coefficient=0.5),
+    "held-out-scale-1": reading("the loss not divided", loss_scale=1.0),
+    "held-out-scale-84th": reading("the loss divided by 84, a mean over the units of F6", loss_scale=1 / 84),
+    "held-out-as-printed": reading(
+        "Eq. 8, the loss not divided, coefficients at random as all weights", loss="mse", loss_scale=1.0, coefficient=None
+    ),
+    "held-out-root-as-printed": reading(
+        "Eq. 8, the loss not divided, initial weights within 1 / sqrt(fan-in), coefficients 0.5",
+        loss="mse", loss_scale=1.0, init="root", coefficient=0.5,
+    ),
+    "held-out-distorted": reading("the distortions of mnist-distorted", distortion=1.0),
+    "held-out-distorted-half": reading("distortions half as far", distortion=0.5),
+    "held-out-distorted-double": reading("distortions twice as far", distortion=2.0),
+    "smoke": Experiment(
+        Config(eta=(0.0005, 0.0002), train_size=300, curvature_samples=50, data="made-up", distortion=0.5),
+        kind="smoke", source="Sec. III.B", cap="2 passes", cost="5 s", per_sample=True, log_every=50, checkpoint_every=0,
+    ),
+}  # fmt: skip
+
+
+def sizes(records: list[Record]) -> list[list[str]]:
+    """Figure 6 as a table for README.md: the test error by the size of the training set; means over seeds."""
+    rows = [["experiment", "training patterns", "`test_error`, %"]]
+    for name in ("mnist-15k", "mnist-30k", "mnist"):
+        errors = [record["metrics"]["test_error"] for record in records if record["experiment"] == name]
+        rows.append([f"`{name}`", f"{EXPERIMENTS[name].config.train_size:,}", spread(errors)])
+    return rows
+
+
+TABLES = {"sizes": sizes}
 
 
 if __name__ == "__main__":

@@ -145,85 +145,41 @@ class Cifar(Config):
         return super().lr_at(step)
 
 
-RUN = {"kind": "paper", "precision": {"cpu": "bf16", "cuda": "bf16"}}
-CHOICE = "a choice, the paper gives no spread: three times the 0.11 that NVIDIA's public ResNet-50 recipe shows over seeds"
-CHOICE_5 = "a choice: three times 0.06, which is the 0.11 of NVIDIA's top-1 error by the square root of the ratio of both errors"
-ONE_RUN = "twice the standard deviation that Table 6 gives for 110 layers, the only one it gives: this row is one run, apparently"
-COST = "19 h on one A100, by the speed that NVIDIA publishes; not run here"  # the others: by timm's speeds of training
-FIVE_RUNS = "the standard deviation of the paper's five runs"
+def train(run: Run[ImageNet | Cifar]) -> dict[str, float]:
+    config = run.config
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
+    data = Cifar10Data(run) if isinstance(config, Cifar) else ImageNetData(run)
+    model = config.network().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+    )
+    model, optimizer = run.prepare(model=model, optimizer=optimizer)
+    net = run.compile(model)
+    for step, batch in data.batches():
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr_at(step)
+        for (images, labels), weight in run.micro_batches(batch):
+            with run.autocast():
+                logits = net(images)  # (B, classes)
+            loss = F.cross_entropy(logits.to(images.dtype), labels)
+            run.backward(loss * weight)
+            run.log(train_loss=loss * weight, train_error=100 * weight * (logits.argmax(1) != labels).float().mean())
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % config.evaluate_every == 0:
+            run.report(**evaluate(run, model, data), lr=config.lr_at(step))
 
-
-def on_imagenet(
-    depth: int, option: str, table: str, top1: float, top5: float | None, cost: str, scales: tuple[float, ...] = ()
-) -> Experiment[ImageNet]:
-    """scales: its errors in Table 4. Plain nets, which the paper shows to be worse than others, count either way."""
-    net, plain = table.rpartition(", ")[2], option == "plain"
-    claims = [Claim("top1_error_10crop", top1, "%", table, True, 0.33, CHOICE, either_way=plain)]
-    if top5 is not None:
-        claims.append(Claim("top5_error_10crop", top5, "%", table, True, 0.18, CHOICE_5, either_way=plain))
-    for k, error, tolerance, why in zip((1, 5), scales, (0.33, 0.18), (CHOICE, CHOICE_5), strict=False):
-        claims.append(Claim(f"top{k}_error_multiscale", error, "%", f"Table 4, {net}", True, tolerance, why))
-    return Experiment(
-        ImageNet(depth=depth, option=option), source=f"Sec. 3.4, 4.1, {table}", cap="600,000 updates (120 epochs)", cost=cost,
-        claims=claims, figures=("errors",), checkpoint_every=300, **RUN,
-    )  # fmt: skip
-
-
-def table_6(
-    depth: int, test_error: float, cost: str, tolerance: float, why: str, warm_up: int = 0, either_way: bool = False
-) -> Experiment[Cifar]:
-    claim = Claim("test_error", test_error, "%", f"Table 6, ResNet, {depth} layers", True, tolerance, why, either_way=either_way)
-    return Experiment(
-        Cifar(depth=depth, warm_up=warm_up), source="Sec. 4.2, Table 6, Fig. 6 middle", cap="64,000 updates", cost=cost,
-        claims=[claim], figures=("errors", "layer-responses"), **RUN,
-    )  # fmt: skip
-
-
-def figure_6(depth: int, cost: str) -> Experiment[Cifar]:
-    """The figure prints no numbers: its curves are compared by eye, plain nets of several depths with each other."""
-    return Experiment(
-        Cifar(depth=depth, residual=False), source="Sec. 4.2, Fig. 6 left", cap="64,000 updates", cost=cost,
-        figures=("errors", "layer-responses"), **RUN,
-    )  # fmt: skip
-
-
-EXPERIMENTS = {
-    "imagenet-resnet50": on_imagenet(50, "B", "Table 3, ResNet-50", 22.85, 6.71, COST, (20.74, 5.25)),
-    "imagenet-resnet101": on_imagenet(
-        101, "B", "Table 3, ResNet-101", 21.75, 6.05, "1.6 times that of imagenet-resnet50", (19.87, 4.60)
-    ),
-    "imagenet-resnet152": on_imagenet(
-        152, "B", "Table 3, ResNet-152", 21.43, 5.71, "2.4 times that of imagenet-resnet50", (19.38, 4.49)
-    ),
-    "imagenet-resnet18": on_imagenet(18, "A", "Table 2, ResNet, 18 layers", 27.88, None, "0.35 times that of imagenet-resnet50"),
-    "imagenet-resnet34": on_imagenet(34, "A", "Table 3, ResNet-34 A", 25.03, 7.76, "0.6 times that of imagenet-resnet50"),
-    "imagenet-resnet34-b": on_imagenet(
-        34, "B", "Table 3, ResNet-34 B", 24.52, 7.46, "0.6 times that of imagenet-resnet50", (21.84, 5.71)
-    ),
-    "imagenet-resnet34-c": on_imagenet(
-        34, "C", "Table 3, ResNet-34 C", 24.19, 7.40, "0.6 times that of imagenet-resnet50", (21.53, 5.60)
-    ),
-    "imagenet-plain18": on_imagenet(18, "plain", "Table 2, plain, 18 layers", 27.94, None, "0.35 times that of imagenet-resnet50"),
-    "imagenet-plain34": on_imagenet(34, "plain", "Table 3, plain-34", 28.54, 10.02, "0.6 times that of imagenet-resnet50"),
-    "cifar10-resnet20": table_6(20, 8.75, "1.5 h on two CPU cores", 0.32, ONE_RUN),
-    "cifar10-resnet32": table_6(32, 7.51, "2.5 h on two CPU cores", 0.32, ONE_RUN),
-    "cifar10-resnet44": table_6(44, 7.17, "3.5 h on two CPU cores", 0.32, ONE_RUN),
-    "cifar10-resnet56": table_6(56, 6.97, "4.5 h on two CPU cores", 0.32, ONE_RUN),
-    "cifar10-resnet110": table_6(110, 6.61, "9 h on two CPU cores", 0.16, FIVE_RUNS, warm_up=400),
-    "cifar10-resnet1202": table_6(
-        1202, 7.93, "4 days on two CPU cores, by its multiply-adds", 0.32, f"{ONE_RUN}; either way, being worse than 110 layers",
-        warm_up=400, either_way=True,
-    ),
-    "cifar10-plain20": figure_6(20, "1.5 h on two CPU cores"),
-    "cifar10-plain32": figure_6(32, "2.5 h on two CPU cores"),
-    "cifar10-plain44": figure_6(44, "3.5 h on two CPU cores"),
-    "cifar10-plain56": figure_6(56, "4.5 h on two CPU cores"),
-    "cifar10-plain110": figure_6(110, "9 h on two CPU cores"),
-    "smoke": Experiment(
-        Cifar(depth=8, batch_size=32, steps=40, drops=(20, 30), evaluate_every=20, data="made-up"),
-        source="Sec. 4.2", cap="40 updates", cost="5 s", log_every=10, checkpoint_every=0, **{**RUN, "kind": "smoke"},
-    ),
-}  # fmt: skip
+    metrics = {}
+    for crops in data.crops:
+        metrics |= evaluate(run, model, data, crops)
+    draw_errors(run, data)
+    if isinstance(data, ImageNetData):
+        metrics |= multiscale(run, model, data)
+    if isinstance(config, Cifar):
+        responses = layer_responses(run, model, data)
+        draw_responses(run, responses)
+        metrics["response_std"] = responses.mean().item()
+    return metrics
 
 
 class Cifar10Data:
@@ -328,43 +284,6 @@ class ImageNetData(Validation):
             yield step, (normalised(images, self.mean - 255 * colours[:, None, None]), labels)
 
 
-def train(run: Run[ImageNet | Cifar]) -> dict[str, float]:
-    config = run.config
-    torch.backends.cudnn.benchmark = True  # all batches have one shape
-    data = Cifar10Data(run) if isinstance(config, Cifar) else ImageNetData(run)
-    model = config.network().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-    )
-    model, optimizer = run.prepare(model=model, optimizer=optimizer)
-    net = run.compile(model)
-    for step, batch in data.batches():
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr_at(step)
-        for (images, labels), weight in run.micro_batches(batch):
-            with run.autocast():
-                logits = net(images)  # (B, classes)
-            loss = F.cross_entropy(logits.to(images.dtype), labels)
-            run.backward(loss * weight)
-            run.log(train_loss=loss * weight, train_error=100 * weight * (logits.argmax(1) != labels).float().mean())
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % config.evaluate_every == 0:
-            run.report(**evaluate(run, model, data), lr=config.lr_at(step))
-
-    metrics = {}
-    for crops in data.crops:
-        metrics |= evaluate(run, model, data, crops)
-    draw_errors(run, data)
-    if isinstance(data, ImageNetData):
-        metrics |= multiscale(run, model, data)
-    if isinstance(config, Cifar):
-        responses = layer_responses(run, model, data)
-        draw_responses(run, responses)
-        metrics["response_std"] = responses.mean().item()
-    return metrics
-
-
 def evaluate(run: Run, model: nn.Module, data: Cifar10Data | Validation, crops: int = 1) -> dict[str, float]:
     """Errors over the test set in %: of the answer, and of the five most likely ones. The scores of several crops are averaged."""
     hits = []
@@ -445,6 +364,87 @@ def draw_responses(run: Run, responses: Tensor) -> None:
         axes.legend(fontsize="small")
     figure.tight_layout()
     run.save_figure(figure, "layer-responses")
+
+
+RUN = {"kind": "paper", "precision": {"cpu": "bf16", "cuda": "bf16"}}
+CHOICE = "a choice, the paper gives no spread: three times the 0.11 that NVIDIA's public ResNet-50 recipe shows over seeds"
+CHOICE_5 = "a choice: three times 0.06, which is the 0.11 of NVIDIA's top-1 error by the square root of the ratio of both errors"
+ONE_RUN = "twice the standard deviation that Table 6 gives for 110 layers, the only one it gives: this row is one run, apparently"
+COST = "19 h on one A100, by the speed that NVIDIA publishes; not run here"  # the others: by timm's speeds of training
+FIVE_RUNS = "the standard deviation of the paper's five runs"
+
+
+def on_imagenet(
+    depth: int, option: str, table: str, top1: float, top5: float | None, cost: str, scales: tuple[float, ...] = ()
+) -> Experiment[ImageNet]:
+    """scales: its errors in Table 4. Plain nets, which the paper shows to be worse than others, count either way."""
+    net, plain = table.rpartition(", ")[2], option == "plain"
+    claims = [Claim("top1_error_10crop", top1, "%", table, True, 0.33, CHOICE, either_way=plain)]
+    if top5 is not None:
+        claims.append(Claim("top5_error_10crop", top5, "%", table, True, 0.18, CHOICE_5, either_way=plain))
+    for k, error, tolerance, why in zip((1, 5), scales, (0.33, 0.18), (CHOICE, CHOICE_5), strict=False):
+        claims.append(Claim(f"top{k}_error_multiscale", error, "%", f"Table 4, {net}", True, tolerance, why))
+    return Experiment(
+        ImageNet(depth=depth, option=option), source=f"Sec. 3.4, 4.1, {table}", cap="600,000 updates (120 epochs)", cost=cost,
+        claims=claims, figures=("errors",), checkpoint_every=300, **RUN,
+    )  # fmt: skip
+
+
+def table_6(
+    depth: int, test_error: float, cost: str, tolerance: float, why: str, warm_up: int = 0, either_way: bool = False
+) -> Experiment[Cifar]:
+    claim = Claim("test_error", test_error, "%", f"Table 6, ResNet, {depth} layers", True, tolerance, why, either_way=either_way)
+    return Experiment(
+        Cifar(depth=depth, warm_up=warm_up), source="Sec. 4.2, Table 6, Fig. 6 middle", cap="64,000 updates", cost=cost,
+        claims=[claim], figures=("errors", "layer-responses"), **RUN,
+    )  # fmt: skip
+
+
+def figure_6(depth: int, cost: str) -> Experiment[Cifar]:
+    """The figure prints no numbers: its curves are compared by eye, plain nets of several depths with each other."""
+    return Experiment(
+        Cifar(depth=depth, residual=False), source="Sec. 4.2, Fig. 6 left", cap="64,000 updates", cost=cost,
+        figures=("errors", "layer-responses"), **RUN,
+    )  # fmt: skip
+
+
+EXPERIMENTS = {
+    "imagenet-resnet50": on_imagenet(50, "B", "Table 3, ResNet-50", 22.85, 6.71, COST, (20.74, 5.25)),
+    "imagenet-resnet101": on_imagenet(
+        101, "B", "Table 3, ResNet-101", 21.75, 6.05, "1.6 times that of imagenet-resnet50", (19.87, 4.60)
+    ),
+    "imagenet-resnet152": on_imagenet(
+        152, "B", "Table 3, ResNet-152", 21.43, 5.71, "2.4 times that of imagenet-resnet50", (19.38, 4.49)
+    ),
+    "imagenet-resnet18": on_imagenet(18, "A", "Table 2, ResNet, 18 layers", 27.88, None, "0.35 times that of imagenet-resnet50"),
+    "imagenet-resnet34": on_imagenet(34, "A", "Table 3, ResNet-34 A", 25.03, 7.76, "0.6 times that of imagenet-resnet50"),
+    "imagenet-resnet34-b": on_imagenet(
+        34, "B", "Table 3, ResNet-34 B", 24.52, 7.46, "0.6 times that of imagenet-resnet50", (21.84, 5.71)
+    ),
+    "imagenet-resnet34-c": on_imagenet(
+        34, "C", "Table 3, ResNet-34 C", 24.19, 7.40, "0.6 times that of imagenet-resnet50", (21.53, 5.60)
+    ),
+    "imagenet-plain18": on_imagenet(18, "plain", "Table 2, plain, 18 layers", 27.94, None, "0.35 times that of imagenet-resnet50"),
+    "imagenet-plain34": on_imagenet(34, "plain", "Table 3, plain-34", 28.54, 10.02, "0.6 times that of imagenet-resnet50"),
+    "cifar10-resnet20": table_6(20, 8.75, "1.5 h on two CPU cores", 0.32, ONE_RUN),
+    "cifar10-resnet32": table_6(32, 7.51, "2.5 h on two CPU cores", 0.32, ONE_RUN),
+    "cifar10-resnet44": table_6(44, 7.17, "3.5 h on two CPU cores", 0.32, ONE_RUN),
+    "cifar10-resnet56": table_6(56, 6.97, "4.5 h on two CPU cores", 0.32, ONE_RUN),
+    "cifar10-resnet110": table_6(110, 6.61, "9 h on two CPU cores", 0.16, FIVE_RUNS, warm_up=400),
+    "cifar10-resnet1202": table_6(
+        1202, 7.93, "4 days on two CPU cores, by its multiply-adds", 0.32, f"{ONE_RUN}; either way, being worse than 110 layers",
+        warm_up=400, either_way=True,
+    ),
+    "cifar10-plain20": figure_6(20, "1.5 h on two CPU cores"),
+    "cifar10-plain32": figure_6(32, "2.5 h on two CPU cores"),
+    "cifar10-plain44": figure_6(44, "3.5 h on two CPU cores"),
+    "cifar10-plain56": figure_6(56, "4.5 h on two CPU cores"),
+    "cifar10-plain110": figure_6(110, "9 h on two CPU cores"),
+    "smoke": Experiment(
+        Cifar(depth=8, batch_size=32, steps=40, drops=(20, 30), evaluate_every=20, data="made-up"),
+        source="Sec. 4.2", cap="40 updates", cost="5 s", log_every=10, checkpoint_every=0, **{**RUN, "kind": "smoke"},
+    ),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -130,127 +130,6 @@ class Config:
         return self.average - before_last if rest == 0 and before_last < self.average else 0
 
 
-RUN = {"precision": {"cpu": "bf16", "cuda": "bf16"}, "figures": ("attention", "bleu-by-length"), "checkpoint_every": 300}
-BLEU_WHY = "a choice, the paper gives no spread; it cannot tell apart rows of Table 3 that are 0.3 from each other"
-FRENCH_WHY = f"{BLEU_WHY}; the higher of two: Table 2 and the abstract have 41.8, the text of Sec. 6.1 has 41.0"
-PPL_WHY = "a choice, the paper gives no spread: two per cent; it depends on the vocabulary, whose pieces it is counted by"
-
-
-BASE = (4.92, 25.8)  # Table 3, base: perplexity, BLEU
-
-
-def row(source: str, ppl: float, score: float, **changes: Any) -> Experiment[Config]:
-    """A row of Table 3: the base model with one change, measured on newstest2013 with the last checkpoint."""
-    return Experiment(
-        Config(**changes), kind="paper", source=source, cap="100,000 updates", claims=table_3(source, ppl, score),
-        cost="the base model: 12 h on 8 P100 (the paper); not run here", **RUN,
-    )  # fmt: skip
-
-
-def table_3(source: str, ppl: float, score: float) -> list[Claim]:
-    """What is worse than the base model's counts either way: a row that does no harm does not reproduce one that does."""
-    ppl_of_base, bleu_of_base = BASE
-    return [
-        Claim("newstest2013_ppl_last", ppl, "", source, True, round(0.02 * ppl, 2), PPL_WHY, either_way=ppl > ppl_of_base),
-        Claim(
-            "newstest2013_compound_bleu_last_beam4", score, "BLEU", source, False, 0.3, BLEU_WHY, either_way=score < bleu_of_base
-        ),
-    ]
-
-
-def table_2(
-    source: str, metric: str, score: float, more: Sequence[Claim], cost: str, why: str = BLEU_WHY, **changes: Any
-) -> Experiment[Config]:
-    config = Config(**changes)
-    claim = Claim(metric, score, "BLEU", source, False, 0.3, why)
-    return Experiment(
-        config, kind="paper", source=source, cap=f"{config.steps:,} updates", cost=cost, claims=[claim, *more], **RUN
-    )  # fmt: skip
-
-
-def multi30k(source: str, target: str, metric: str, score: float, reference: str) -> Experiment[Config]:
-    why = "another model, trained on other pieces of the same sentences: shown for comparison only"
-    return Experiment(
-        Config(
-            data="multi30k", source=source, target=target, vocabulary=8000, N=3, d_model=256, d_ff=512, dropout=0.2,
-            batch_size=2048, steps=5000, warmup=2000, average_every=240, evaluate_every=240,
-        ),
-        kind="scaled", source="Sec. 3 to 6.1", cap="5,000 updates (21 epochs)", cost="50 min on one CPU core",
-        note="29,000 image captions instead of WMT14, 8,000 pieces, N = 3, d_model = 256, d_ff = 512, dropout 0.2, 2,048 tokens, "
-        "5,000 updates, 2,000 of them warm-up, checkpoints an epoch apart",
-        claims=[Claim(metric, score, "BLEU", reference, False, 0, why)], log_every=40, **RUN,
-    )  # fmt: skip
-
-
-COPY_WHY = "it shows one sequence, copied; averages were added when the last weights gave 97.1 % on these sequences"
-BIG = {"d_model": 1024, "d_ff": 4096, "h": 16, "steps": 300_000, "average": 20, "average_every": 600}
-FRENCH = {"target": "fr", "vocabulary": 32_000}
-
-EXPERIMENTS = {
-    "wmt14-en-de-base": table_2(
-        "Table 2, base, En-De", "newstest2014_compound_bleu_avg5_beam4", 27.3, table_3("Table 3, base", *BASE),
-        "12 h on 8 P100 (the paper); not run here",
-    ),
-    "wmt14-en-de-big": table_2(
-        "Table 2, big, En-De", "newstest2014_compound_bleu_avg20_beam4", 28.4, table_3("Table 3, big", 4.33, 26.4),
-        "3.5 days on 8 P100 (the paper); not run here", dropout=0.3, **BIG,
-    ),
-    "wmt14-en-fr-base": table_2(
-        "Table 2, base, En-Fr", "newstest2014_tokenised_bleu_avg5_beam4", 38.1, [],
-        "12 h on 8 P100 (the paper); not run here", **FRENCH,
-    ),
-    "wmt14-en-fr-big": table_2(
-        "Table 2, big, En-Fr", "newstest2014_tokenised_bleu_avg20_beam4", 41.8, [],
-        "3.5 days on 8 P100 (the paper); not run here", FRENCH_WHY, dropout=0.1, **BIG, **FRENCH,
-    ),
-    "table3-a-h1": row("Table 3 (A), h = 1", 5.29, 24.9, h=1),
-    "table3-a-h4": row("Table 3 (A), h = 4", 5.00, 25.5, h=4),
-    "table3-a-h16": row("Table 3 (A), h = 16", 4.91, 25.8, h=16),
-    "table3-a-h32": row("Table 3 (A), h = 32", 5.01, 25.4, h=32),
-    "table3-b-dk16": row("Table 3 (B), d_k = 16", 5.16, 25.1, d_k=16),
-    "table3-b-dk32": row("Table 3 (B), d_k = 32", 5.01, 25.4, d_k=32),
-    "table3-c-n2": row("Table 3 (C), N = 2", 6.11, 23.7, N=2),
-    "table3-c-n4": row("Table 3 (C), N = 4", 5.19, 25.3, N=4),
-    "table3-c-n8": row("Table 3 (C), N = 8", 4.88, 25.5, N=8),
-    "table3-c-d256": row("Table 3 (C), d_model = 256", 5.75, 24.5, d_model=256),
-    "table3-c-d1024": row("Table 3 (C), d_model = 1024", 4.66, 26.0, d_model=1024),
-    "table3-c-ff1024": row("Table 3 (C), d_ff = 1024", 5.12, 25.4, d_ff=1024),
-    "table3-c-ff4096": row("Table 3 (C), d_ff = 4096", 4.75, 26.2, d_ff=4096),
-    "table3-d-dropout0": row("Table 3 (D), P_drop = 0", 5.77, 24.6, dropout=0.0),
-    "table3-d-dropout2": row("Table 3 (D), P_drop = 0.2", 4.95, 25.5, dropout=0.2),
-    "table3-d-smoothing0": row("Table 3 (D), epsilon_ls = 0", 4.67, 25.3, label_smoothing=0.0),
-    "table3-d-smoothing2": row("Table 3 (D), epsilon_ls = 0.2", 5.47, 25.7, label_smoothing=0.2),
-    "table3-e-learned": row("Table 3 (E), learned positions", 4.92, 25.7, learned_positions=True),
-    "multi30k-de-en": multi30k(
-        "de", "en", "test_2016_flickr_lc_tokenised_bleu_last_greedy", 36.52, "bentrevett/pytorch-seq2seq, legacy notebook 6"
-    ),
-    "multi30k-en-de": multi30k(
-        "en", "de", "test_2016_flickr_lc_tokenised_bleu_avg5_beam4", 41.02, "LividWo/Revisit-MMT, text only, beam 5"
-    ),
-    "copy": Experiment(
-        Config(
-            data="copy", N=2, d_model=128, d_ff=512, label_smoothing=0.0, batch_size=880, steps=600, warmup=100, rate_factor=0.5,
-            average=5, average_every=20, evaluate_every=100,
-        ),
-        kind="scaled", source="Sec. 3, 5.3", cap="600 updates", cost="1 min on one CPU core", log_every=20,
-        note="generated sequences of ten symbols, to be copied: the first example of harvardnlp/annotated-transformer, N = 2, in a "
-        "smaller net (d_model = 128), 600 updates with 80 of them each",
-        claims=[
-            Claim("copied_avg5_greedy", 100, "%", "harvardnlp/annotated-transformer", why=COPY_WHY),
-        ],
-        precision={"cpu": "bf16", "cuda": "bf16"}, figures=("attention",),
-    ),
-    "smoke": Experiment(
-        Config(
-            data="made-up", vocabulary=60, N=2, d_model=32, d_ff=64, h=4, batch_size=256, steps=40, warmup=20, average=2,
-            average_every=10, max_length=40, evaluate_every=10, extra=5, rate_factor=0.2,
-        ),
-        kind="smoke", source="Sec. 3 to 6.1", cap="40 updates", cost="5 s", log_every=10, checkpoint_every=0,
-        precision={"cpu": "bf16", "cuda": "bf16"},
-    ),
-}  # fmt: skip
-
-
 def train(run: Run[Config]) -> dict[str, float]:
     config = run.config
     (pairs, val, test), tokenizer, V = sentences.load(run)
@@ -434,6 +313,127 @@ def draw_by_length(run: Run[Config], test: Pairs, texts: list[str]) -> None:
     axes.set_xticks(range(len(parts)), [f"{int(each.min())}–{int(each.max())}" for each in ranges])
     axes.set(xlabel="tokens of the source", ylabel=f"BLEU, {name.replace('_', ' ')}", title=f"{run.name}, seed {run.seed}")
     run.save_figure(figure, "bleu-by-length")
+
+
+RUN = {"precision": {"cpu": "bf16", "cuda": "bf16"}, "figures": ("attention", "bleu-by-length"), "checkpoint_every": 300}
+BLEU_WHY = "a choice, the paper gives no spread; it cannot tell apart rows of Table 3 that are 0.3 from each other"
+FRENCH_WHY = f"{BLEU_WHY}; the higher of two: Table 2 and the abstract have 41.8, the text of Sec. 6.1 has 41.0"
+PPL_WHY = "a choice, the paper gives no spread: two per cent; it depends on the vocabulary, whose pieces it is counted by"
+
+
+BASE = (4.92, 25.8)  # Table 3, base: perplexity, BLEU
+
+
+def row(source: str, ppl: float, score: float, **changes: Any) -> Experiment[Config]:
+    """A row of Table 3: the base model with one change, measured on newstest2013 with the last checkpoint."""
+    return Experiment(
+        Config(**changes), kind="paper", source=source, cap="100,000 updates", claims=table_3(source, ppl, score),
+        cost="the base model: 12 h on 8 P100 (the paper); not run here", **RUN,
+    )  # fmt: skip
+
+
+def table_3(source: str, ppl: float, score: float) -> list[Claim]:
+    """What is worse than the base model's counts either way: a row that does no harm does not reproduce one that does."""
+    ppl_of_base, bleu_of_base = BASE
+    return [
+        Claim("newstest2013_ppl_last", ppl, "", source, True, round(0.02 * ppl, 2), PPL_WHY, either_way=ppl > ppl_of_base),
+        Claim(
+            "newstest2013_compound_bleu_last_beam4", score, "BLEU", source, False, 0.3, BLEU_WHY, either_way=score < bleu_of_base
+        ),
+    ]
+
+
+def table_2(
+    source: str, metric: str, score: float, more: Sequence[Claim], cost: str, why: str = BLEU_WHY, **changes: Any
+) -> Experiment[Config]:
+    config = Config(**changes)
+    claim = Claim(metric, score, "BLEU", source, False, 0.3, why)
+    return Experiment(
+        config, kind="paper", source=source, cap=f"{config.steps:,} updates", cost=cost, claims=[claim, *more], **RUN
+    )  # fmt: skip
+
+
+def multi30k(source: str, target: str, metric: str, score: float, reference: str) -> Experiment[Config]:
+    why = "another model, trained on other pieces of the same sentences: shown for comparison only"
+    return Experiment(
+        Config(
+            data="multi30k", source=source, target=target, vocabulary=8000, N=3, d_model=256, d_ff=512, dropout=0.2,
+            batch_size=2048, steps=5000, warmup=2000, average_every=240, evaluate_every=240,
+        ),
+        kind="scaled", source="Sec. 3 to 6.1", cap="5,000 updates (21 epochs)", cost="50 min on one CPU core",
+        note="29,000 image captions instead of WMT14, 8,000 pieces, N = 3, d_model = 256, d_ff = 512, dropout 0.2, 2,048 tokens, "
+        "5,000 updates, 2,000 of them warm-up, checkpoints an epoch apart",
+        claims=[Claim(metric, score, "BLEU", reference, False, 0, why)], log_every=40, **RUN,
+    )  # fmt: skip
+
+
+COPY_WHY = "it shows one sequence, copied; averages were added when the last weights gave 97.1 % on these sequences"
+BIG = {"d_model": 1024, "d_ff": 4096, "h": 16, "steps": 300_000, "average": 20, "average_every": 600}
+FRENCH = {"target": "fr", "vocabulary": 32_000}
+
+EXPERIMENTS = {
+    "wmt14-en-de-base": table_2(
+        "Table 2, base, En-De", "newstest2014_compound_bleu_avg5_beam4", 27.3, table_3("Table 3, base", *BASE),
+        "12 h on 8 P100 (the paper); not run here",
+    ),
+    "wmt14-en-de-big": table_2(
+        "Table 2, big, En-De", "newstest2014_compound_bleu_avg20_beam4", 28.4, table_3("Table 3, big", 4.33, 26.4),
+        "3.5 days on 8 P100 (the paper); not run here", dropout=0.3, **BIG,
+    ),
+    "wmt14-en-fr-base": table_2(
+        "Table 2, base, En-Fr", "newstest2014_tokenised_bleu_avg5_beam4", 38.1, [],
+        "12 h on 8 P100 (the paper); not run here", **FRENCH,
+    ),
+    "wmt14-en-fr-big": table_2(
+        "Table 2, big, En-Fr", "newstest2014_tokenised_bleu_avg20_beam4", 41.8, [],
+        "3.5 days on 8 P100 (the paper); not run here", FRENCH_WHY, dropout=0.1, **BIG, **FRENCH,
+    ),
+    "table3-a-h1": row("Table 3 (A), h = 1", 5.29, 24.9, h=1),
+    "table3-a-h4": row("Table 3 (A), h = 4", 5.00, 25.5, h=4),
+    "table3-a-h16": row("Table 3 (A), h = 16", 4.91, 25.8, h=16),
+    "table3-a-h32": row("Table 3 (A), h = 32", 5.01, 25.4, h=32),
+    "table3-b-dk16": row("Table 3 (B), d_k = 16", 5.16, 25.1, d_k=16),
+    "table3-b-dk32": row("Table 3 (B), d_k = 32", 5.01, 25.4, d_k=32),
+    "table3-c-n2": row("Table 3 (C), N = 2", 6.11, 23.7, N=2),
+    "table3-c-n4": row("Table 3 (C), N = 4", 5.19, 25.3, N=4),
+    "table3-c-n8": row("Table 3 (C), N = 8", 4.88, 25.5, N=8),
+    "table3-c-d256": row("Table 3 (C), d_model = 256", 5.75, 24.5, d_model=256),
+    "table3-c-d1024": row("Table 3 (C), d_model = 1024", 4.66, 26.0, d_model=1024),
+    "table3-c-ff1024": row("Table 3 (C), d_ff = 1024", 5.12, 25.4, d_ff=1024),
+    "table3-c-ff4096": row("Table 3 (C), d_ff = 4096", 4.75, 26.2, d_ff=4096),
+    "table3-d-dropout0": row("Table 3 (D), P_drop = 0", 5.77, 24.6, dropout=0.0),
+    "table3-d-dropout2": row("Table 3 (D), P_drop = 0.2", 4.95, 25.5, dropout=0.2),
+    "table3-d-smoothing0": row("Table 3 (D), epsilon_ls = 0", 4.67, 25.3, label_smoothing=0.0),
+    "table3-d-smoothing2": row("Table 3 (D), epsilon_ls = 0.2", 5.47, 25.7, label_smoothing=0.2),
+    "table3-e-learned": row("Table 3 (E), learned positions", 4.92, 25.7, learned_positions=True),
+    "multi30k-de-en": multi30k(
+        "de", "en", "test_2016_flickr_lc_tokenised_bleu_last_greedy", 36.52, "bentrevett/pytorch-seq2seq, legacy notebook 6"
+    ),
+    "multi30k-en-de": multi30k(
+        "en", "de", "test_2016_flickr_lc_tokenised_bleu_avg5_beam4", 41.02, "LividWo/Revisit-MMT, text only, beam 5"
+    ),
+    "copy": Experiment(
+        Config(
+            data="copy", N=2, d_model=128, d_ff=512, label_smoothing=0.0, batch_size=880, steps=600, warmup=100, rate_factor=0.5,
+            average=5, average_every=20, evaluate_every=100,
+        ),
+        kind="scaled", source="Sec. 3, 5.3", cap="600 updates", cost="1 min on one CPU core", log_every=20,
+        note="generated sequences of ten symbols, to be copied: the first example of harvardnlp/annotated-transformer, N = 2, in a "
+        "smaller net (d_model = 128), 600 updates with 80 of them each",
+        claims=[
+            Claim("copied_avg5_greedy", 100, "%", "harvardnlp/annotated-transformer", why=COPY_WHY),
+        ],
+        precision={"cpu": "bf16", "cuda": "bf16"}, figures=("attention",),
+    ),
+    "smoke": Experiment(
+        Config(
+            data="made-up", vocabulary=60, N=2, d_model=32, d_ff=64, h=4, batch_size=256, steps=40, warmup=20, average=2,
+            average_every=10, max_length=40, evaluate_every=10, extra=5, rate_factor=0.2,
+        ),
+        kind="smoke", source="Sec. 3 to 6.1", cap="40 updates", cost="5 s", log_every=10, checkpoint_every=0,
+        precision={"cpu": "bf16", "cuda": "bf16"},
+    ),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -79,152 +79,42 @@ class Config:
 EM_UPDATES, EM_LEAPFROGS = 5, 10  # Monte Carlo EM: weight updates with one sample, and leapfrog steps for it (Appendix E)
 SCORED = 10_000  # training images, at most, on which curves are measured
 MARGINAL = 1000  # datapoints of each set whose marginal likelihood is estimated (Appendix E)
-PRECISION = {"cpu": "bf16", "cuda": "fp32"}
 NAMES = {"aevb": "AEVB", "wake_sleep": "Wake-Sleep", "mcem": "MCEM"}
-REMEMBERED = "read from the figure by memory, not from the paper at hand; the uncertainty is that of the memory"
-ORDER = "the order of the curves is from memory of the figure; the paper at hand states none, and prints no difference"
-SEEDS_DIFFER = 3.2  # nats, the standard deviation of test_bound_difference over the seeds of mnist-nz20
-SWING = 1.4  # nats, that of MCEM less AEVB over the points of marginal-n1000 from 10 million samples on, training images
 
 
-def curves(methods: Sequence[Method], measure: str) -> list[str]:
-    """The names of a run's curves: bounds or marginal likelihoods of each method, and how far AEVB is above wake-sleep."""
-    names = [f"{method}_{split}_{measure}" for method in methods for split in ("train", "test")]
-    return ["samples", *names] + ([f"test_{measure}_difference"] if "wake_sleep" in methods else [])
+def train(run: Run[Config]) -> dict[str, float]:
+    config, M = run.config, run.config.batch_size
+    images, test_images = data(run)  # (N, D), (n, D)
+    updates, due = config.samples // M, set(evaluations(config))
 
+    model = run.compile(Methods(config).to(run.device))
+    methods = bare(model)
+    methods.log_joint = run.compile(log_joint)
+    step_sizes = [0.0] * len(config.methods)  # the checkpoint has the right ones
+    if run.step == 0:
+        step_sizes = run.on_main(lambda: best_step_sizes(run, model, images))
+    optimizer = adagrad(methods, step_sizes, len(images))
+    model, optimizer = run.prepare(model=model, optimizer=optimizer)
 
-def above(measure: str, at: float, source: str, noise: float, why: str) -> Claim:
-    """AEVB ends above wake-sleep."""
-    return Claim(f"test_{measure}_difference", 0, "nats", source, why=why, at=at, along="samples", noise=noise)
+    mine, objective_names = run.part(M), [f"{method}_objective" for method in config.methods]
+    for step in run.steps(updates, samples=M):
+        batch = minibatch(run, methods, images, step)
+        for piece, weight in run.micro_batches(tuple(t[mine] for t in batch)):
+            with run.autocast():
+                objectives = model(*piece)  # in nats, to be maximised
+            run.backward(-objectives.sum() * weight)
+            run.log(**dict(zip(objective_names, objectives.detach() * weight, strict=True)))
+        optimizer.step()
+        optimizer.zero_grad()
+        if step + 1 in due:
+            run.report(samples=(step + 1) * M, **scores(run, methods, images, test_images))
 
-
-TWICE = "the paper has no number: twice is our reading"
-NO_RESULT = (
-    "the size is no result: with other readings of the initial weights wake-sleep is as good after 10^6 samples as here after 10^7"
-)
-VARIANCE = (
-    "the caption says that it is below 1, not of what: read as that of the average over a minibatch of 100. That of one image's "
-    "estimate is 100 times as large, above 1 wherever it was run; that of the plotted mean, over 10,000 images, is a hundredth and "
-    "could not fail"
-)
-SIGN = "the sign is what is claimed; the paper prints no difference"
-BY_SEED = f". One run's standard error: {SEEDS_DIFFER} nats, as the seeds of mnist-nz20 differ (that of measuring is about 0.1)"
-
-
-def figure_2(latent: int, *more: Claim, samples: int = 10_000_000, **changes: Any) -> Experiment[Config]:
-    """One panel of Fig. 2."""
-    config = Config(latent=latent, samples=samples, **changes)
-    noise, seeds = (0, "") if config.data == "frey-face" else (SEEDS_DIFFER, BY_SEED)
-    size = f". With {latent} latent variables {NO_RESULT}" if (latent, samples) == (200, 10_000_000) else ""
-    cost = f"{12 * samples // 10_000_000} min on one CPU core" if samples <= 10_000_000 else "2 h on one CPU core"
-    claims = [
-        above("bound", samples, 'Fig. 2, "a better solution in all experiments"', noise, SIGN + seeds + size),
-        Claim("speedup", 2, "", 'Fig. 2, "converged considerably faster"', why=TWICE + size),
-        Claim("estimator_variance", 1, "nats²", "Fig. 2, caption", True, why=VARIANCE),
-        *more,
-    ]
-    return Experiment(
-        config, kind="paper", source=f"Sec. 5, Fig. 2, N_z = {latent}", cap=f"{samples:,} samples", cost=cost, claims=claims,
-        figures=("reconstructions", "samples"), curves=curves(config.methods, "bound"), precision=PRECISION, log_every=500,
-    )  # fmt: skip
-
-
-def end_of_axis(latent: int, bound: float, *more: Claim) -> Experiment[Config]:
-    """A panel of Fig. 2 to the end of its axis, where the curve's height is remembered."""
-    claim = Claim(
-        "aevb_test_bound", bound, "nats", "Fig. 2, the end of the curve", tolerance=3, why=REMEMBERED,
-        at=100_000_000, along="samples", read=3,
-    )  # fmt: skip
-    return figure_2(latent, claim, *more, samples=100_000_000)
-
-
-SWUNG = (
-    f"One run's standard error: {SWING} nats, the standard deviation of Monte Carlo EM less AEVB over the curve's points from 10 "
-    "million samples on, as networks with step size 0.1 swing"
-)
-
-
-def figure_3(train_size: int, methods: tuple[Method, ...], *more: Claim, samples: int = 60_000_000) -> Experiment[Config]:
-    """One panel of Fig. 3."""
-    config = Config(latent=3, hidden=100, methods=methods, measure="marginal", samples=samples, train_size=train_size)
-    return Experiment(
-        config, kind="paper", source=f"Sec. 5, Fig. 3, N_train = {train_size}", cap=f"{samples:,} samples",
-        cost=f"{20 * len(methods) * samples // 60_000_000} min on one CPU core", precision=PRECISION, log_every=500,
-        claims=[above("marginal", config.samples, "Fig. 3, the order of the curves", SWING, f"{ORDER}. {SWUNG}"), *more],
-        curves=curves(methods, "marginal"),
-    )  # fmt: skip
-
-
-def remembered(method: Method, value: float) -> Claim:
-    """The end of a curve of Fig. 3 for 50,000 training images; that of the baseline is off if it is too high, too."""
-    return Claim(
-        f"{method}_test_marginal", value, "nats", "Fig. 3, the end of the curve", tolerance=3, why=REMEMBERED,
-        at=60_000_000, along="samples", read=3, either_way=method != "aevb",
-    )  # fmt: skip
-
-
-def reading(
-    note: str, latent: int = 20, samples: int = 1_000_000, methods: tuple[Method, ...] = ("aevb",), **changes: Any
-) -> Experiment[Config]:
-    """A reading of the initial weights, with the step size of the independent runs that it is compared with."""
-    config = Config(latent=latent, samples=samples, methods=methods, **changes)
-    return Experiment(
-        config, kind="reading", source="Sec. 5, initialisation", cap=f"{samples:,} samples", note=note, precision=PRECISION,
-        cost=f"{len(methods) * max(1, 6 * samples // 10_000_000)} min on one CPU core", curves=curves(methods, "bound"),
-        log_every=500,
-    )  # fmt: skip
-
-
-SUPERFLUOUS = 'Sec. 5, "superfluous latent variables did not result in overfitting"'
-NO_GAP = Claim(
-    "aevb_train_minus_test", 0, "nats", SUPERFLUOUS, True, 0.8,
-    why="two standard errors of the difference of two means over 10,000 images, whose bounds have a standard deviation of 29 nats",
-)  # fmt: skip
-NO_FALL = Claim(
-    "test_bound_fall", 0, "nats", SUPERFLUOUS, True, 0.3,
-    why="four standard errors of the difference between two points, with one sample of z for each of 10,000 images",
-)  # fmt: skip
-MCEM_BEST = Claim(
-    "mcem_minus_aevb_train", 0, "nats", "Fig. 3, N_train = 1000: MCEM ends highest", why=f"{ORDER}. {SWUNG}", noise=SWING
-)
-BOTH: tuple[Method, ...] = ("aevb", "wake_sleep")
-STD = "N(0, 0.01) read as a standard deviation, step size 0.01"
-FAN_IN = "initial weights of the authors' later code, step size 0.02"
-
-EXPERIMENTS = {
-    "mnist-nz20": figure_2(20),
-    "mnist-nz3": figure_2(3),
-    "mnist-nz5": figure_2(5),
-    "mnist-nz10": figure_2(10),
-    "mnist-nz200": figure_2(200, NO_GAP),
-    "mnist-nz3-1e8": end_of_axis(3, -127),
-    "mnist-nz5-1e8": end_of_axis(5, -114),
-    "mnist-nz10-1e8": end_of_axis(10, -103),
-    "mnist-nz20-1e8": end_of_axis(20, -100),
-    "mnist-nz200-1e8": end_of_axis(200, -100.5, NO_FALL),
-    "marginal-n1000": figure_3(1000, ("aevb", "wake_sleep", "mcem"), MCEM_BEST),
-    "marginal-n50000": figure_3(50_000, ("aevb", "wake_sleep"), samples=30_000_000),
-    "marginal-n50000-6e7": figure_3(50_000, ("aevb", "wake_sleep"), remembered("aevb", -129), remembered("wake_sleep", -134.5)),
-    "mnist-nz2": Experiment(
-        Config(latent=2, methods=("aevb",), samples=3_000_000), kind="paper", source="Appendix A, Figs. 4b and 5a",
-        cap="3,000,000 samples", cost="2 min on one CPU core", figures=("manifold", "samples"), curves=curves(("aevb",), "bound"),
-        precision=PRECISION, log_every=500,
-    ),
-    **{f"frey-nz{latent}": figure_2(latent, hidden=200, train_size=1600, data="frey-face") for latent in (2, 5, 10, 20)},
-    "mnist-nz20-std": reading(STD, methods=BOTH, init="std", step_sizes=(0.01,)),
-    "mnist-nz20-fan-in": reading(FAN_IN, samples=10_000_000, init="fan-in", step_sizes=(0.02,)),
-    "mnist-nz20-fan-in-1e6": reading(f"{FAN_IN}, with the baseline", methods=BOTH, init="fan-in", step_sizes=(0.02,)),
-    **{f"mnist-nz{nz}-fan-in": reading(FAN_IN, nz, init="fan-in", step_sizes=(0.02,)) for nz in (3, 5, 10)},
-    "mnist-nz200-std": reading(STD, 200, methods=BOTH, init="std", step_sizes=(0.01,)),
-    "mnist-nz200-fan-in": reading(FAN_IN, 200, methods=BOTH, init="fan-in", step_sizes=(0.02,)),
-    "smoke": Experiment(
-        Config(
-            latent=2, hidden=10, samples=2000, batch_size=20, train_size=100, step_sizes=(0.001, 0.003), trial=5, data="made-up"
-        ),
-        kind="smoke", source="Sec. 5", cap="2,000 samples", cost="5 s", curves=curves(Config.methods, "bound"),
-        log_every=10, checkpoint_every=0,
-    ),
-}  # fmt: skip
+    points = run.curves(*curves(config.methods, config.measure))
+    metrics = results(run, points, methods, test_images)
+    draw(run, points, methods, test_images)
+    return metrics | {
+        f"{method}_step_size": group["lr"] for method, group in zip(config.methods, optimizer.param_groups, strict=True)
+    }
 
 
 class Methods(nn.Module):
@@ -275,41 +165,6 @@ def adagrad(methods: Methods, step_sizes: Sequence[float], n: int) -> torch.opti
     groups = [{"params": net.parameters(), "lr": lr} for net, lr in zip(methods.children(), step_sizes, strict=True)]
     on_cpu = next(methods.parameters()).device.type == "cpu"
     return torch.optim.Adagrad(groups, weight_decay=1 / n, fused=on_cpu or None)  # PyTorch fuses Adagrad on CPUs only
-
-
-def train(run: Run[Config]) -> dict[str, float]:
-    config, M = run.config, run.config.batch_size
-    images, test_images = data(run)  # (N, D), (n, D)
-    updates, due = config.samples // M, set(evaluations(config))
-
-    model = run.compile(Methods(config).to(run.device))
-    methods = bare(model)
-    methods.log_joint = run.compile(log_joint)
-    step_sizes = [0.0] * len(config.methods)  # the checkpoint has the right ones
-    if run.step == 0:
-        step_sizes = run.on_main(lambda: best_step_sizes(run, model, images))
-    optimizer = adagrad(methods, step_sizes, len(images))
-    model, optimizer = run.prepare(model=model, optimizer=optimizer)
-
-    mine, objective_names = run.part(M), [f"{method}_objective" for method in config.methods]
-    for step in run.steps(updates, samples=M):
-        batch = minibatch(run, methods, images, step)
-        for piece, weight in run.micro_batches(tuple(t[mine] for t in batch)):
-            with run.autocast():
-                objectives = model(*piece)  # in nats, to be maximised
-            run.backward(-objectives.sum() * weight)
-            run.log(**dict(zip(objective_names, objectives.detach() * weight, strict=True)))
-        optimizer.step()
-        optimizer.zero_grad()
-        if step + 1 in due:
-            run.report(samples=(step + 1) * M, **scores(run, methods, images, test_images))
-
-    points = run.curves(*curves(config.methods, config.measure))
-    metrics = results(run, points, methods, test_images)
-    draw(run, points, methods, test_images)
-    return metrics | {
-        f"{method}_step_size": group["lr"] for method, group in zip(config.methods, optimizer.param_groups, strict=True)
-    }
 
 
 def minibatch(run: Run[Config], methods: Methods, images: Tensor, step: int) -> tuple[Tensor, ...]:
@@ -510,20 +365,6 @@ def panels(records: Sequence[Record], measure: str, title: str, by: str, bottom:
     return figure
 
 
-PANELS = [f"mnist-nz{latent}{length}" for latent in (3, 5, 10, 20, 200) for length in ("", "-1e8")]
-PICTURES = {
-    "figure-2": (PANELS, lambda records: panels(records, "bound", "MNIST, $N_z$", "latent", -150, -100)),
-    "figure-3": (
-        ["marginal-n1000", "marginal-n50000", "marginal-n50000-6e7"],
-        lambda records: panels(records, "marginal", "$N_{train}$", "train_size", -160, {1000: -100, 50_000: -125}),
-    ),
-    "frey-face": (
-        [f"frey-nz{latent}" for latent in (2, 5, 10, 20)],
-        lambda records: panels(records, "bound", "Frey Face, $N_z$", "latent", 0, 1600),
-    ),
-}
-
-
 def draw(run: Run[Config], points: dict[str, list[float]], methods: Methods, test_images: Tensor) -> None:
     """This run's pictures: its curves, reconstructions, samples (Fig. 5) and the manifold of two latent variables (Fig. 4)."""
     from matplotlib.figure import Figure
@@ -562,6 +403,167 @@ def grid(images: Tensor, columns: int) -> Any:
     axes.imshow(rows.transpose(1, 2).reshape(len(rows) * height, columns * width), cmap="gray", vmin=0, vmax=1)
     axes.axis("off")
     return figure
+
+
+PRECISION = {"cpu": "bf16", "cuda": "fp32"}
+REMEMBERED = "read from the figure by memory, not from the paper at hand; the uncertainty is that of the memory"
+ORDER = "the order of the curves is from memory of the figure; the paper at hand states none, and prints no difference"
+SEEDS_DIFFER = 3.2  # nats, the standard deviation of test_bound_difference over the seeds of mnist-nz20
+SWING = 1.4  # nats, that of MCEM less AEVB over the points of marginal-n1000 from 10 million samples on, training images
+
+
+def curves(methods: Sequence[Method], measure: str) -> list[str]:
+    """The names of a run's curves: bounds or marginal likelihoods of each method, and how far AEVB is above wake-sleep."""
+    names = [f"{method}_{split}_{measure}" for method in methods for split in ("train", "test")]
+    return ["samples", *names] + ([f"test_{measure}_difference"] if "wake_sleep" in methods else [])
+
+
+def above(measure: str, at: float, source: str, noise: float, why: str) -> Claim:
+    """AEVB ends above wake-sleep."""
+    return Claim(f"test_{measure}_difference", 0, "nats", source, why=why, at=at, along="samples", noise=noise)
+
+
+TWICE = "the paper has no number: twice is our reading"
+NO_RESULT = (
+    "the size is no result: with other readings of the initial weights wake-sleep is as good after 10^6 samples as here after 10^7"
+)
+VARIANCE = (
+    "the caption says that it is below 1, not of what: read as that of the average over a minibatch of 100. That of one image's "
+    "estimate is 100 times as large, above 1 wherever it was run; that of the plotted mean, over 10,000 images, is a hundredth and "
+    "could not fail"
+)
+SIGN = "the sign is what is claimed; the paper prints no difference"
+BY_SEED = f". One run's standard error: {SEEDS_DIFFER} nats, as the seeds of mnist-nz20 differ (that of measuring is about 0.1)"
+
+
+def figure_2(latent: int, *more: Claim, samples: int = 10_000_000, **changes: Any) -> Experiment[Config]:
+    """One panel of Fig. 2."""
+    config = Config(latent=latent, samples=samples, **changes)
+    noise, seeds = (0, "") if config.data == "frey-face" else (SEEDS_DIFFER, BY_SEED)
+    size = f". With {latent} latent variables {NO_RESULT}" if (latent, samples) == (200, 10_000_000) else ""
+    cost = f"{12 * samples // 10_000_000} min on one CPU core" if samples <= 10_000_000 else "2 h on one CPU core"
+    claims = [
+        above("bound", samples, 'Fig. 2, "a better solution in all experiments"', noise, SIGN + seeds + size),
+        Claim("speedup", 2, "", 'Fig. 2, "converged considerably faster"', why=TWICE + size),
+        Claim("estimator_variance", 1, "nats²", "Fig. 2, caption", True, why=VARIANCE),
+        *more,
+    ]
+    return Experiment(
+        config, kind="paper", source=f"Sec. 5, Fig. 2, N_z = {latent}", cap=f"{samples:,} samples", cost=cost, claims=claims,
+        figures=("reconstructions", "samples"), curves=curves(config.methods, "bound"), precision=PRECISION, log_every=500,
+    )  # fmt: skip
+
+
+def end_of_axis(latent: int, bound: float, *more: Claim) -> Experiment[Config]:
+    """A panel of Fig. 2 to the end of its axis, where the curve's height is remembered."""
+    claim = Claim(
+        "aevb_test_bound", bound, "nats", "Fig. 2, the end of the curve", tolerance=3, why=REMEMBERED,
+        at=100_000_000, along="samples", read=3,
+    )  # fmt: skip
+    return figure_2(latent, claim, *more, samples=100_000_000)
+
+
+SWUNG = (
+    f"One run's standard error: {SWING} nats, the standard deviation of Monte Carlo EM less AEVB over the curve's points from 10 "
+    "million samples on, as networks with step size 0.1 swing"
+)
+
+
+def figure_3(train_size: int, methods: tuple[Method, ...], *more: Claim, samples: int = 60_000_000) -> Experiment[Config]:
+    """One panel of Fig. 3."""
+    config = Config(latent=3, hidden=100, methods=methods, measure="marginal", samples=samples, train_size=train_size)
+    return Experiment(
+        config, kind="paper", source=f"Sec. 5, Fig. 3, N_train = {train_size}", cap=f"{samples:,} samples",
+        cost=f"{20 * len(methods) * samples // 60_000_000} min on one CPU core", precision=PRECISION, log_every=500,
+        claims=[above("marginal", config.samples, "Fig. 3, the order of the curves", SWING, f"{ORDER}. {SWUNG}"), *more],
+        curves=curves(methods, "marginal"),
+    )  # fmt: skip
+
+
+def remembered(method: Method, value: float) -> Claim:
+    """The end of a curve of Fig. 3 for 50,000 training images; that of the baseline is off if it is too high, too."""
+    return Claim(
+        f"{method}_test_marginal", value, "nats", "Fig. 3, the end of the curve", tolerance=3, why=REMEMBERED,
+        at=60_000_000, along="samples", read=3, either_way=method != "aevb",
+    )  # fmt: skip
+
+
+def reading(
+    note: str, latent: int = 20, samples: int = 1_000_000, methods: tuple[Method, ...] = ("aevb",), **changes: Any
+) -> Experiment[Config]:
+    """A reading of the initial weights, with the step size of the independent runs that it is compared with."""
+    config = Config(latent=latent, samples=samples, methods=methods, **changes)
+    return Experiment(
+        config, kind="reading", source="Sec. 5, initialisation", cap=f"{samples:,} samples", note=note, precision=PRECISION,
+        cost=f"{len(methods) * max(1, 6 * samples // 10_000_000)} min on one CPU core", curves=curves(methods, "bound"),
+        log_every=500,
+    )  # fmt: skip
+
+
+SUPERFLUOUS = 'Sec. 5, "superfluous latent variables did not result in overfitting"'
+NO_GAP = Claim(
+    "aevb_train_minus_test", 0, "nats", SUPERFLUOUS, True, 0.8,
+    why="two standard errors of the difference of two means over 10,000 images, whose bounds have a standard deviation of 29 nats",
+)  # fmt: skip
+NO_FALL = Claim(
+    "test_bound_fall", 0, "nats", SUPERFLUOUS, True, 0.3,
+    why="four standard errors of the difference between two points, with one sample of z for each of 10,000 images",
+)  # fmt: skip
+MCEM_BEST = Claim(
+    "mcem_minus_aevb_train", 0, "nats", "Fig. 3, N_train = 1000: MCEM ends highest", why=f"{ORDER}. {SWUNG}", noise=SWING
+)
+BOTH: tuple[Method, ...] = ("aevb", "wake_sleep")
+STD = "N(0, 0.01) read as a standard deviation, step size 0.01"
+FAN_IN = "initial weights of the authors' later code, step size 0.02"
+
+EXPERIMENTS = {
+    "mnist-nz20": figure_2(20),
+    "mnist-nz3": figure_2(3),
+    "mnist-nz5": figure_2(5),
+    "mnist-nz10": figure_2(10),
+    "mnist-nz200": figure_2(200, NO_GAP),
+    "mnist-nz3-1e8": end_of_axis(3, -127),
+    "mnist-nz5-1e8": end_of_axis(5, -114),
+    "mnist-nz10-1e8": end_of_axis(10, -103),
+    "mnist-nz20-1e8": end_of_axis(20, -100),
+    "mnist-nz200-1e8": end_of_axis(200, -100.5, NO_FALL),
+    "marginal-n1000": figure_3(1000, ("aevb", "wake_sleep", "mcem"), MCEM_BEST),
+    "marginal-n50000": figure_3(50_000, ("aevb", "wake_sleep"), samples=30_000_000),
+    "marginal-n50000-6e7": figure_3(50_000, ("aevb", "wake_sleep"), remembered("aevb", -129), remembered("wake_sleep", -134.5)),
+    "mnist-nz2": Experiment(
+        Config(latent=2, methods=("aevb",), samples=3_000_000), kind="paper", source="Appendix A, Figs. 4b and 5a",
+        cap="3,000,000 samples", cost="2 min on one CPU core", figures=("manifold", "samples"), curves=curves(("aevb",), "bound"),
+        precision=PRECISION, log_every=500,
+    ),
+    **{f"frey-nz{latent}": figure_2(latent, hidden=200, train_size=1600, data="frey-face") for latent in (2, 5, 10, 20)},
+    "mnist-nz20-std": reading(STD, methods=BOTH, init="std", step_sizes=(0.01,)),
+    "mnist-nz20-fan-in": reading(FAN_IN, samples=10_000_000, init="fan-in", step_sizes=(0.02,)),
+    "mnist-nz20-fan-in-1e6": reading(f"{FAN_IN}, with the baseline", methods=BOTH, init="fan-in", step_sizes=(0.02,)),
+    **{f"mnist-nz{nz}-fan-in": reading(FAN_IN, nz, init="fan-in", step_sizes=(0.02,)) for nz in (3, 5, 10)},
+    "mnist-nz200-std": reading(STD, 200, methods=BOTH, init="std", step_sizes=(0.01,)),
+    "mnist-nz200-fan-in": reading(FAN_IN, 200, methods=BOTH, init="fan-in", step_sizes=(0.02,)),
+    "smoke": Experiment(
+        Config(
+            latent=2, hidden=10, samples=2000, batch_size=20, train_size=100, step_sizes=(0.001, 0.003), trial=5, data="made-up"
+        ),
+        kind="smoke", source="Sec. 5", cap="2,000 samples", cost="5 s", curves=curves(Config.methods, "bound"),
+        log_every=10, checkpoint_every=0,
+    ),
+}  # fmt: skip
+
+
+PANELS = [f"mnist-nz{latent}{length}" for latent in (3, 5, 10, 20, 200) for length in ("", "-1e8")]
+PICTURES = {
+    "figure-2": (PANELS, lambda records: panels(records, "bound", "MNIST, $N_z$", "latent", -150, -100)),
+    "figure-3": (
+        ["marginal-n1000", "marginal-n50000", "marginal-n50000-6e7"],
+        lambda records: panels(records, "marginal", "$N_{train}$", "train_size", -160, {1000: -100, 50_000: -125}),
+    ),
+    "frey-face": (
+        [f"frey-nz{latent}" for latent in (2, 5, 10, 20)],
+        lambda records: panels(records, "bound", "Frey Face, $N_z$", "latent", 0, 1600),
+    ),
+}
 
 
 if __name__ == "__main__":
