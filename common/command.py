@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from common.claims import Experiment, measured, verdict
-from common.errors import BadFile, BadInput, Failed, LostWorker
+from common.errors import BadFile, BadInput, Compared, Failed, LostWorker, OtherData
 from common.options import Options, config_dict, differences
 from common.provenance import ROOT
 from common.run import Run
@@ -58,7 +58,7 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
                     interrupt.deferred = True  # the last moments are short and finish what is whole already
                     run.finish(metrics)
                 else:
-                    run.compare_with_finished(train)
+                    compare_with_finished(run, train)
                 print_result(run)
             return 0
         except (BadInput, Failed) as error:
@@ -67,9 +67,26 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
             return 2 if isinstance(error, BadInput) else 1
         except Interrupted as error:
             if first:
-                saved = f"checkpoint of step {run.saved_step:,} kept" if run and run.saved_step else "no checkpoint yet"
+                saved = f"checkpoint of step {run.loop.saved_step:,} kept" if run and run.loop.saved_step else "no checkpoint yet"
                 print(f"stopped by {error}: {saved}; the same command goes on from there", file=sys.stderr, flush=True)
             return 128 + error.signum
+
+
+def compare_with_finished(run: Run, train: Callable[[Run], Any]) -> None:
+    """Whether the data and weights of the finished run are still those that the command names, as far as they are there.
+
+    Raises:
+        OtherData: they are others.
+    """
+    try:
+        train(run)
+    except Compared:
+        about = "the data is the same"
+    except OtherData:
+        raise
+    except (BadInput, Failed) as error:
+        about = f"the data cannot be compared: {error}"
+    run.say(f"finished before, at {run.finished['finished']}; nothing was run now; {about}")
 
 
 def module_name(script: Path) -> str:

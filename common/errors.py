@@ -1,4 +1,4 @@
-"""The two ways a run ends badly on purpose. Each prints as one line that says what, where and what to do."""
+"""The ways a run ends on purpose. Each of the bad ones prints as one line that says what, where and what to do."""
 
 
 class BadInput(Exception):
@@ -15,3 +15,11 @@ class Failed(Exception):
 
 class LostWorker(Failed):
     """The same of a process that read data and died."""
+
+
+class OtherData(BadInput):
+    """A finished run's data or weights are not those that the command names."""
+
+
+class Compared(Exception):
+    """They are; nothing more is to be done."""

@@ -1,15 +1,18 @@
 """Where a record comes from: the code, the commit, the machine."""
 
 import ast
+import datetime
 import functools
 import hashlib
 import os
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # What starts, stops and shows a run, and cannot move its numbers.
@@ -83,16 +86,24 @@ def commit() -> str | None:
     return os.environ.get("COMMIT") or None
 
 
-def versions() -> dict[str, str]:
+def machine(processes: int, precision: str) -> dict[str, Any]:
+    """What a record says of where and when its run ended. peak_memory_mb: of this process, on the GPU if there is one."""
     import torch
 
-    found = {"python": platform.python_version(), "torch": torch.__version__}
+    cuda = torch.cuda.is_available()
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    versions = {"python": platform.python_version(), "torch": torch.__version__, **({"cuda": torch.version.cuda} if cuda else {})}
     for name in ("accelerate", "numpy", "torchvision", "tokenizers", "transformers", "sacrebleu"):
         if name in sys.modules:
-            found[name] = metadata.version(name)
-    if torch.cuda.is_available():
-        found["cuda"] = torch.version.cuda
-    return found
+            versions[name] = metadata.version(name)
+    return {
+        "peak_memory_mb": round(peak / 2**20),
+        "hardware": hardware(processes),
+        "processes": processes,
+        "precision": precision,
+        "versions": versions,
+        "finished": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
 
 
 def hardware(processes: int) -> str:

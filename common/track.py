@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: Weights & Biases, a view of metrics.jsonl, and a progress line. It changes no number."""
+"""Where a run's lines go: metrics.jsonl, Weights & Biases, a view of it, and the terminal. It changes no number."""
 
 import contextlib
 import importlib.util
@@ -7,19 +7,57 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from common.claims import Claim, Record, measured
-from common.files import Row
+from common.files import Metrics, Row
 from common.words import number
 
 PROJECT = "paper-reproductions"
 TIMEOUT = 15  # seconds that W&B may take to answer before the run goes on offline
 FINISH_TIMEOUT = 30  # seconds that the last upload may take
 PLAIN = 10.0  # seconds between two progress lines where there is no terminal
+
+
+class Track:
+    """metrics.jsonl, W&B and the live line of one run, from `begin` on; nothing at all on other processes than the main one."""
+
+    def __init__(self, main: bool) -> None:
+        self.main, self.progress, self.open = main, Progress(main), False
+
+    def begin(
+        self, directory: Path, step: int, wandb_id: str, identity: Row, config: dict[str, Any], claims: Sequence[Claim]
+    ) -> None:
+        if self.main:
+            self.metrics = Metrics(directory / "metrics.jsonl", step)
+            paper, experiment, seed = identity.values()
+            about = {"id": wandb_id, "group": paper, "job_type": experiment, "name": f"{paper}/{experiment}/seed{seed}"}
+            about["config"] = {**config, "seed": seed}
+            self.wandb, self.open = WandB(directory, about, list(claims), self.metrics.rows, self.say), True
+
+    def say(self, text: str) -> None:
+        self.progress.say(text)
+
+    def write(self, row: Row) -> None:
+        if self.main:
+            self.metrics.write(row)
+            self.wandb.log(row)
+
+    def finish(self, record: Record) -> None:
+        if self.main:
+            self.wandb.finish(record)
+
+    def __enter__(self) -> "Track":
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        self.progress.close()
+        if self.open:
+            self.wandb.finish(None, exit_code=0 if kind is None else 1)
+            self.metrics.file.close()
 
 
 class WandB:

@@ -1,4 +1,4 @@
-"""Run.gather on several processes: python -m tests.gathering FOLDER, started once for each by tests/test_data.py."""
+"""`gather` on several processes: python -m tests.gathering FOLDER, started once for each by tests/test_data.py."""
 
 import sys
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from common.run import Run
+from common.data.order import share
+from common.processes import gather
 
 EXAMPLES = 13
 
 if __name__ == "__main__":
-    run = object.__new__(Run)  # the two methods under test need nothing of a run but its processes
-    run.accelerator = Accelerator(cpu=True)
-    run.rank, run.processes = run.accelerator.process_index, run.accelerator.num_processes
-    mine = 10 * torch.arange(EXAMPLES)[run.share(EXAMPLES)]
-    gathered = run.gather(mine, EXAMPLES)
+    accelerator = Accelerator(cpu=True)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    mine = 10 * torch.arange(EXAMPLES)[share(EXAMPLES, rank, processes)]
+    gathered = gather(accelerator, mine, EXAMPLES)
     try:
-        run.gather(mine.new_zeros(len(mine) + 1), EXAMPLES)
+        gather(accelerator, mine.new_zeros(len(mine) + 1), EXAMPLES)
     except ValueError:
-        torch.save(gathered, Path(sys.argv[1]) / f"{run.processes}-{run.rank}.pt")
+        torch.save(gathered, Path(sys.argv[1]) / f"{processes}-{rank}.pt")
     torch.distributed.destroy_process_group()

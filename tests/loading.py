@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.claims import Experiment
 from common.command import reproduce
+from common.data.order import shuffled
 from common.errors import BadInput
 from common.run import Run
 
@@ -61,7 +62,9 @@ def train(run: Run[Config]) -> dict[str, float]:
         return torch.tensor(index), torch.rand((), generator=generator, dtype=torch.float64)
 
     training, testing = run.reader(sample), run.reader(sample)
-    batches = run.loaded(training, SAMPLES, B, steps=config.steps)  # with a name a traceback keeps it, as a careless script would
+    batches = run.loaded(
+        training, shuffled(SAMPLES, B, run.seed), steps=config.steps
+    )  # with a name a traceback keeps it, as a careless script would
     for step, (index, drawn) in batches:
         if step == config.fails_at:
             raise RuntimeError("nobody expects this")

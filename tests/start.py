@@ -123,6 +123,6 @@ def record(directory: Path) -> dict:
 
 def newest(directory: Path) -> dict:
     """The newest checkpoint."""
-    from common.checkpoint import checkpoints
+    from common.directory import checkpoints
 
-    return torch.load(checkpoints(directory / "checkpoint")[0], weights_only=True)
+    return torch.load(checkpoints(directory)[0], weights_only=True)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from common import checkpoint
+from common import directory as run_directory
 from common.data import require
 from common.errors import BadInput
 from tests.start import Started, here, newest, processes, record, rows, until
@@ -26,7 +26,7 @@ def stopped(tmp_path):
     settings = json.loads((directory / "config.json").read_text())
     settings["config"]["nan_at"] = -1
     (directory / "config.json").write_text(json.dumps(settings, indent=1))
-    assert [path.name for path in checkpoint.checkpoints(directory / "checkpoint")] == ["step20.pt", "step15.pt"]
+    assert [path.name for path in run_directory.checkpoints(directory)] == ["step20.pt", "step15.pt"]
     return directory
 
 

@@ -435,9 +435,9 @@ def holds(pid, name):
 
 
 def reached(out, step):
-    from common.checkpoint import checkpoints
+    from common.directory import checkpoints
 
-    return any(int(path.stem.removeprefix("step")) >= step for path in checkpoints(out / "tests/smoke/seed0/checkpoint"))
+    return any(int(path.stem.removeprefix("step")) >= step for path in checkpoints(out / "tests/smoke/seed0"))
 
 
 def test_the_share_of_waiting_is_written(tmp_path):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from common import provenance
+from common.processes import bare
 from common.provenance import ROOT
-from common.run import Run, bare
+from common.run import Run
 from tests.start import here, newest, record, rows
 from tests.toy.train import TRAIN
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,3 +38,8 @@ def share(n: int, rank: int, processes: int) -> slice:
     size, rest = divmod(n, processes)
     start = rank * size + min(rank, rest)
     return slice(start, start + size + (rank < rest))
+
+
+def shuffled(n: int, batch_size: int, seed: int) -> Callable[[int], Tensor]:
+    """step -> the numbers of a batch's samples, (batch_size,): one permutation of all n after another, as `permuted` has them."""
+    return lambda step: permuted(n, seed, step * batch_size, (step + 1) * batch_size)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import checkpoint
+from common import directory
 from common.data.comprehension import fetch_race, fetch_snli, race, snli, story_cloze
 from common.data.glue import fetch_glue, glue, write_submission
 from common.data.labelled import Labelled
+from common.data.order import shuffled
 from common.data.text import Ragged, by_length, ragged
 from common.errors import BadInput
 from common.options import at_least_one, fraction, positive
@@ -175,13 +176,13 @@ def finetune(run: Run[Finetuning]) -> dict[str, float]:
     loss_of = run.compile(loss, dynamic=True)
     in_epoch = max(1, len(train) // config.batch_size)  # what is left over moves into the next one
     steps = config.epochs * in_epoch
-    for step, (rows,) in run.batches((torch.arange(len(train)),), config.batch_size, steps=steps):
+    for step, rows in run.indices(shuffled(len(train), config.batch_size, run.seed), steps=steps):
         batch = train.batch(rows)
         width = batch[0].shape[1] * batch[0].shape[2]
         for name, model, optimizer in zip(names, models, optimizers, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = finetuning_rate(step, steps, config.lr, config.warmup)
-            for (tokens, lengths, labels), weight in run.micro_batches(batch, width=width):
+            for (tokens, lengths, labels), weight in run.micro_batches(batch, model, of=config.batch_size, width=width):
                 with run.autocast():
                     logits, next_tokens = model(tokens, lengths, config.auxiliary > 0)
                 piece = loss_of(logits, labels, next_tokens, tokens, lengths, config.auxiliary)
@@ -261,7 +262,7 @@ def from_run(folder: Path, say: Callable[[str], None]) -> tuple[GPT | LSTM, "Tok
         of, identity = record["experiment"], {name: record[name] for name in ("paper", "experiment", "seed")}
         if record["paper"] != "gpt" or {field.name for field in dataclasses.fields(Pretraining)} != record["config"].keys():
             raise BadInput(f"{folder} holds {record['paper']}/{of}, no pre-training of gpt: name another with --weights")
-        state = checkpoint.load(folder / "checkpoint", identity, say)
+        state = directory.load(folder, identity, say)
         if state is None or state["step"] != record["steps"]:
             raise BadInput(f"{folder} has lost its last checkpoint: {again}")
         tokenizer = corpus.load_vocabulary(folder / "vocabulary.json")

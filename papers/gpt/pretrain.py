@@ -1,5 +1,6 @@
 """Sec. 3.1: the language model learns from a corpus. The experiments are in train.py."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -94,12 +95,12 @@ def pretrain(run: Run[Pretraining]) -> dict[str, float]:
     net, loss_of = run.compile(model) if run.device.type == "cuda" else model, run.compile(loss)
     size, epochs = sum(p.numel() for p in model.parameters()), steps * config.batch_size * T / n
     run.say(f"{size:,} parameters, V = {V:,}; {n:,} tokens, {epochs:.1f} epochs of them in {steps:,} updates")
-    mine = run.part(config.batch_size)
-    for step in run.steps(steps, samples=config.batch_size):
+    draw = functools.partial(text.sampled, seed=run.seed, batch_size=config.batch_size, T=T)
+    for step, starts in run.indices(draw, steps=steps):
         for group in optimizer.param_groups:
             group["lr"] = pretraining_rate(step, steps, config.lr, config.warmup, config.last_lr)
-        windows = text.windows(text.sampled(step, run.seed, config.batch_size, T)[mine], T)  # (b, T + 1)
-        for (tokens,), weight in run.micro_batches((on(run.device, windows),), width=T):
+        windows = text.windows(starts, T)  # (b, T + 1)
+        for (tokens,), weight in run.micro_batches((on(run.device, windows),), model, of=config.batch_size, width=T):
             with run.autocast():
                 logits = net(tokens[:, :-1])  # (b, T, V)
             piece = loss_of(logits, tokens[:, 1:])

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from common.claims import Claim, Experiment
 from common.command import reproduce
 from common.data import cifar, imagenet
+from common.data.order import shuffled
 from common.errors import BadInput
 from common.files import read_rows
 from common.options import at_least_one, fraction, positive
@@ -158,7 +159,7 @@ def train(run: Run[ImageNet | Cifar]) -> dict[str, float]:
     for step, batch in data.batches():
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(step)
-        for (images, labels), weight in run.micro_batches(batch):
+        for (images, labels), weight in run.micro_batches(batch, model, of=config.batch_size):
             with run.autocast():
                 logits = net(images)  # (B, classes)
             loss = F.cross_entropy(logits.to(images.dtype), labels)
@@ -206,10 +207,9 @@ class Cifar10Data:
     def batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         """(step, (images (B, 3, 32, 32), labels (B,))): this process's share of each batch."""
         run, B = self.run, self.run.config.batch_size
-        numbers = torch.arange(len(self.labels), device=run.device)
-        for step, (index, labels) in run.batches((numbers, self.labels), B, steps=run.config.steps):
-            draws = draw_crops(B, run.seed, step)[run.share(B)].to(run.device, non_blocking=True)
-            yield step, (crop(self.windows, self.mean_windows, index, draws), labels)
+        for step, index in run.indices(shuffled(len(self.labels), B, run.seed), steps=run.config.steps):
+            index, draws = (t.to(run.device, non_blocking=True) for t in (index, draw_crops(B, run.seed, step)[run.share(B)]))
+            yield step, (crop(self.windows, self.mean_windows, index, draws), self.labels[index])
 
     def test_batches(self, crops: int = 1, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the test set."""
@@ -279,7 +279,7 @@ class ImageNetData(Validation):
     def batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         """(step, (images (B, 3, 224, 224), labels (B,))): this process's share of each batch."""
         run, config, B = self.run, self.run.config, self.run.config.batch_size
-        for step, (images, labels) in run.loaded(self.training, len(self.train), B, steps=config.steps):
+        for step, (images, labels) in run.loaded(self.training, shuffled(len(self.train), B, run.seed), steps=config.steps):
             colours = draw_colours(B, config.colour, run.seed, step)[run.share(B)].to(run.device, non_blocking=True)
             yield step, (normalised(images, self.mean - 255 * colours[:, None, None]), labels)
 
@@ -330,7 +330,7 @@ def layer_responses(run: Run, model: nn.Module, data: Cifar10Data) -> Tensor:
             net(images)
         for hook in hooks:
             hook.remove()
-    n, sums, squares = run.accelerator.reduce(torch.stack(list(moments.values())), "sum").T  # in the order of the layers
+    n, sums, squares = run.gather(torch.stack(list(moments.values()))[None], run.processes).sum(0).T  # in the order of the layers
     return (squares / n - (sums / n).square()).sqrt().cpu()
 
 

@@ -30,7 +30,8 @@ from common.claims import Claim, Experiment
 from common.command import reproduce
 from common.data.text import END, PAD, START, Bucketed, Ragged, by_length, decode
 from common.options import at_least_one, fraction, positive
-from common.run import Run, bare
+from common.processes import bare
+from common.run import Run
 from papers.transformer import sentences
 from papers.transformer.model import Transformer, average_, beam_search, length_penalty, rate, smoothed_loss
 from papers.transformer.sentences import Pairs
@@ -141,11 +142,12 @@ def train(run: Run[Config]) -> dict[str, float]:
     loss_of = run.compile(functools.partial(loss, epsilon=config.label_smoothing), dynamic=True)
     size, padding = sum(p.numel() for p in averaged.parameters()), 100 * buckets.padding()
     run.say(f"{size / 1e6:.2f} million parameters; {len(buckets):,} batches in an epoch, {padding:.1f} % of them padding")
-    for step, rows in run.bucketed(buckets, steps=config.steps):
+    for step, rows in run.indices(buckets.batch, steps=config.steps, smallest=buckets.smallest):
         for group in optimizer.param_groups:
             group["lr"] = config.rate_at(step)
         batch = pairs.source.padded(rows), pairs.target.padded(rows)
-        for (source, labels), weight in run.micro_batches(batch, count=tokens, width=max(each.shape[1] for each in batch)):
+        width = max(each.shape[1] for each in batch)
+        for (source, labels), weight in run.micro_batches(batch, model, count=tokens, width=width):
             with run.autocast(), attention_kernel(run.device):
                 logits = model(source, shifted_right(labels))  # (B, T, V)
             piece = loss_of(logits, labels)

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from common.benchmark import compare
+from common.data.order import shuffled
 from papers.vae.train import Config, Methods, adagrad, made_up, minibatch
 
 UPDATES, BLOCKS, IMAGES = 100, 7, 10_000
@@ -50,7 +51,7 @@ def main() -> None:
 
         def block():
             for step in itertools.islice(steps, UPDATES):
-                batch = minibatch(run, methods, here, step)
+                batch = minibatch(run, methods, here, shuffled(len(here), config.batch_size, run.seed), step)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     objectives = model(*batch)
                 (-objectives.sum()).backward()

@@ -14,7 +14,7 @@ figures; `make publish-vae` draws Figs. 2 and 3 from all published runs.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from common.claims import Claim, Experiment, Record, reached
 from common.command import reproduce
-from common.data import mix, mnist, permuted
+from common.data import mix, mnist
+from common.data.order import permuted, shuffled
 from common.options import at_least_one
-from common.run import Run, bare
+from common.processes import bare
+from common.run import Run
 from papers.vae import faces
 from papers.vae import model as vae
 from papers.vae.model import VAE, WakeSleep, fan_in_, hmc, log_joint, marginal_likelihood, normal_, tuned
@@ -96,10 +98,10 @@ def train(run: Run[Config]) -> dict[str, float]:
     optimizer = adagrad(methods, step_sizes, len(images))
     model, optimizer = run.prepare(model=model, optimizer=optimizer)
 
-    mine, objective_names = run.part(M), [f"{method}_objective" for method in config.methods]
-    for step in run.steps(updates, samples=M):
-        batch = minibatch(run, methods, images, step)
-        for piece, weight in run.micro_batches(tuple(t[mine] for t in batch)):
+    draw, objective_names = shuffled(len(images), M, run.seed), [f"{method}_objective" for method in config.methods]
+    for step, _ in run.indices(draw, steps=updates):
+        batch = minibatch(run, methods, images, draw, step, run.share(M))
+        for piece, weight in run.micro_batches(batch, model, of=M):
             with run.autocast():
                 objectives = model(*piece)  # in nats, to be maximised
             run.backward(-objectives.sum() * weight)
@@ -167,23 +169,24 @@ def adagrad(methods: Methods, step_sizes: Sequence[float], n: int) -> torch.opti
     return torch.optim.Adagrad(groups, weight_decay=1 / n, fused=on_cpu or None)  # PyTorch fuses Adagrad on CPUs only
 
 
-def minibatch(run: Run[Config], methods: Methods, images: Tensor, step: int) -> tuple[Tensor, ...]:
-    """The global minibatch of one update and its noise, the same on any number of processes: what `Methods.forward` takes."""
+def minibatch(
+    run: Run[Config], methods: Methods, images: Tensor, draw: Callable[[int], Tensor], step: int, mine: slice = slice(None)
+) -> tuple[Tensor, ...]:
+    """A process's part of the minibatch of one update and its noise, the same among any number: what `Methods.forward` takes."""
     config, M, device = run.config, run.config.batch_size, run.device
     generator = torch.Generator(device).manual_seed(mix(run.seed, "noise", step))
     epsilon = torch.randn(M, 1, config.latent, generator=generator, device=device)  # L = 1
     z = torch.randn(M, config.latent, generator=generator, device=device)
     u = torch.rand(M, images.shape[1], generator=generator, device=device)
-    index = lambda step: permuted(len(images), run.seed, step * M, (step + 1) * M).to(device, non_blocking=True)
-    batch = images[index(step)], epsilon, z, u
-    if "mcem" not in config.methods:
-        return batch
-    start = step - step % EM_UPDATES  # one minibatch and its sample serve for several updates
-    em_index = index(start)
-    if step == start:
-        run.seed_all("E step", step)  # the same on all processes
-        methods.e_step(images[em_index], em_index)
-    return *batch, images[em_index], methods.chains[em_index]
+    batch = images[draw(step).to(device, non_blocking=True)], epsilon, z, u
+    if "mcem" in config.methods:
+        start = step - step % EM_UPDATES  # one minibatch and its sample serve for several updates
+        em_index = draw(start).to(device, non_blocking=True)
+        if step == start:
+            run.seed_all("E step", step)  # the same on all processes
+            methods.e_step(images[em_index], em_index)
+        batch = *batch, images[em_index], methods.chains[em_index]
+    return tuple(t[mine] for t in batch)
 
 
 def best_step_sizes(run: Run[Config], model: nn.Module, images: Tensor) -> list[float]:
@@ -194,12 +197,13 @@ def best_step_sizes(run: Run[Config], model: nn.Module, images: Tensor) -> list[
     run.say(f"trying the step sizes {', '.join(map(str, config.step_sizes))} for {config.trial:,} updates each")
     start = {name: value.clone() for name, value in methods.state_dict().items()}
     found = []
+    draw = shuffled(len(images), config.batch_size, run.seed)
     for step_size in config.step_sizes:
         methods.load_state_dict(start)
         optimizer = adagrad(methods, [step_size] * len(config.methods), len(images))
         for step in range(config.trial):
             with run.autocast():
-                objectives = model(*minibatch(run, methods, images, step))
+                objectives = model(*minibatch(run, methods, images, draw, step))
             (-objectives.sum()).backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from common.claims import Claim, Experiment
 from common.command import reproduce
 from common.data import mix, require
+from common.data.order import shuffled
 from common.options import positive
 from common.run import Run
 from tests.toy.model import Tagger
@@ -90,10 +91,11 @@ def train(run: Run[Config]) -> dict[str, float]:
         model = run.compile(model)
     model, ema, optimizer = run.prepare(model=model, ema=ema, optimizer=optimizer)
 
-    for step, batch in run.batches(data, config.batch_size, steps=config.steps):
+    for step, index in run.indices(shuffled(TRAIN, config.batch_size, run.seed), steps=config.steps):
         optimizer.param_groups[0]["lr"] = rate = config.lr * (1 - step / config.steps)
         run.log(lr=rate)
-        for (tokens, labels), weight in run.micro_batches(batch, count=lambda _, labels: (labels != PAD).sum()):
+        batch = tuple(t[index.to(run.device)] for t in data)
+        for (tokens, labels), weight in run.micro_batches(batch, model, count=lambda _, labels: (labels != PAD).sum()):
             with run.autocast():
                 loss = cross_entropy(model(tokens).flatten(0, 1), labels.flatten(), ignore_index=PAD)
             if step == config.nan_at:

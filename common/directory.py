@@ -1,0 +1,157 @@
+"""One run's directory, OUT/<paper>/<experiment>/seed<N>: its lock, what the run is (config.json), its two newest checkpoints."""
+
+import fcntl
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from common import provenance
+from common.errors import BadInput
+from common.files import write_atomic
+from common.options import config_dict, differences
+
+AGAIN = "--restart starts over, --out names another folder"
+GO_ON = "--restart starts over, --allow-changes goes on and records it"
+
+
+def take(directory: Path, *, restart: bool) -> BinaryIO:
+    """The directory's lock, held until it is closed.
+
+    Raises:
+        BadInput: nothing can be written there, or another run is at work in it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / "lock", "ab")  # noqa: SIM115, held until the end
+    except OSError as error:
+        raise BadInput(f"cannot write to {directory}: {error.strerror}; name another folder with --out") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise BadInput(f"another run is at work in {directory}: wait for it, or name another folder with --out") from error
+    os.register_at_fork(after_in_child=lock.close)  # a worker must not hold it any longer than the run lives
+    if restart:
+        for path in directory.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in directory.rglob("*.tmp"):
+        path.unlink()  # a file that was being written when an earlier run was killed
+    return lock
+
+
+def begin(
+    directory: Path,
+    identity: dict[str, Any],
+    config: Any,
+    precision: str,
+    script: Path,
+    *,
+    allow_changes: bool,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
+    """(what the run is, as config.json has it; the record, if it is finished; the newest checkpoint, if there is one).
+
+    Raises:
+        BadInput: what is in the directory is another run, or was begun under other code or hyper-parameters.
+    """  # fmt: skip
+    files = provenance.files_of(script)
+    about = {**identity, "config": config_dict(config) | {"--precision": precision}, "files": files}
+    about |= {"code": provenance.code_hash(files), "commit": provenance.commit()}
+    about |= {"wandb_id": secrets.token_hex(4), "changes": [], "data": {}}
+    if (directory / "config.json").exists():
+        before = json.loads((directory / "config.json").read_text())
+        about |= {"wandb_id": before["wandb_id"], "changes": before["changes"], "data": before.get("data", {})}
+        changed = differences(before["config"], config, **{"--precision": precision})
+        if (directory / "result.json").exists():
+            if changed:
+                raise BadInput(f"{directory} holds a finished run with other hyper-parameters ({', '.join(changed)}): {AGAIN}")
+            record = json.loads((directory / "result.json").read_text())
+            return about | {"data": record["data"]}, record, None
+        changed += ["other code"] * (before["code"] != about["code"])
+        if changed and (saved := checkpoints(directory)):
+            if not allow_changes:
+                raise BadInput(f"{directory} was begun otherwise ({', '.join(changed)}): {GO_ON}")
+            about["changes"] = [*about["changes"], {"after": saved[0].stem, "what": ", ".join(changed)}]
+    state = load(directory, identity, say)
+    if state is None:
+        about["data"] = {}  # nothing has been learned from it yet
+    remember(directory, about)
+    return about, None, state
+
+
+def remember(directory: Path, about: dict[str, Any]) -> None:
+    """Write config.json, which says what the run is."""
+    write_atomic(directory / "config.json", json.dumps(about, indent=1).encode())
+
+
+def other_data(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The facts of the data in which a run differs from what it began with, as far as that had them: "sha256 a... -> b...\""""
+
+    def shown(fact: Any) -> str:  # hashes by their beginning
+        return text if len(text := str(fact)) <= 24 else f"{text[:12]}..."
+
+    changed = [key for key in now if before.get(key, now[key]) != now[key]]
+    return ", ".join(f"{key} {shown(before[key])} -> {shown(now[key])}" for key in changed)
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """checkpoint/step<k>.pt, the newest first."""
+    paths = (directory / "checkpoint").glob("step*.pt")
+    found = [(int(m[1]), path) for path in paths if (m := re.fullmatch(r"step(\d+)\.pt", path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def save(directory: Path, step: int, state: dict[str, Any]) -> None:
+    """Write step<step>.pt (tensors and plain types only) and keep the one before it. Raises Failed as write_atomic does."""
+    (directory / "checkpoint").mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(directory / "checkpoint" / f"step{step}.pt", buffer.getvalue())
+    for old in checkpoints(directory)[2:]:
+        old.unlink()
+
+
+def load(directory: Path, identity: dict[str, Any], say: Callable[[str], None] = print) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, on the CPU; None where there is no checkpoint.
+
+    Raises:
+        BadInput: none of the files can be read, or the newest is not of this run (`identity`).
+    """
+    paths = checkpoints(directory)
+    for path in paths:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises half a dozen types for damaged files
+            say(f"{path} is damaged ({type(error).__name__}); trying the checkpoint before it")
+            continue
+        if not isinstance(state, dict) or state.get("run") != identity:
+            found = state.get("run") if isinstance(state, dict) else None
+            of = "/".join(map(str, found.values())) if isinstance(found, dict) else "something else"
+            expected = "/".join(map(str, identity.values()))
+            raise BadInput(f"{path} is a checkpoint of {of}, not of {expected}: move it away, or start over with --restart")
+        return state
+    if paths:
+        raise BadInput(f"no checkpoint in {directory / 'checkpoint'} can be read: move them away, or start over with --restart")
+    return None
+
+
+def restore(directory: Path, saved: dict[str, Any], objects: dict[str, Any]) -> None:
+    """Load a checkpoint's objects. Raises BadInput: they do not fit, strictly."""
+    again = "--restart starts over"
+    if saved.keys() != objects.keys():
+        raise BadInput(f"the checkpoint in {directory} holds {', '.join(saved)}, not {', '.join(objects)}: {again}")
+    for name, thing in objects.items():
+        try:
+            thing.load_state_dict(saved[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise BadInput(f"the checkpoint in {directory} does not fit this {name}: {reason}; {again}") from error
