@@ -17,7 +17,7 @@ from common.provenance import ROOT
 from common.words import label, paper_value, said
 from tests.start import record, until
 from tools import launch, tables
-from tools.launch import Children, Launch, commands, run_all
+from tools.launch import Launch, run_all
 from tools.repository import experiments, papers
 
 MAKE = shutil.which("make")
@@ -130,17 +130,6 @@ def test_seeds_one_after_the_other_with_arguments(tmp_path):
         assert (config["lr"], config["trials"]) == (0.3, 1)
 
 
-def test_seeds_side_by_side(tmp_path):
-    code, lines = make("reproduce-lstm", "EXPERIMENT=smoke", "SEEDS=0 1", "GPUS=2", f"OUT={tmp_path}", f"ARGS={SHORT}")
-    assert code == 0, lines
-    by_seed = {seed: [line for line in lines if line.startswith(f"seed {seed} | ")] for seed in (0, 1)}
-    assert len(by_seed[0]) + len(by_seed[1]) == len(lines)
-    for seed in (0, 1):
-        assert f"lstm smoke seed {seed}: kind smoke" in by_seed[seed][-1]
-        assert record(tmp_path / f"lstm/smoke/seed{seed}")["processes"] == 1
-    assert lines.index(by_seed[1][0]) < lines.index(by_seed[0][-1]), "they did not run at the same time"
-
-
 def test_unknown_argument(tmp_path):
     code, lines = make("reproduce-lstm", f"OUT={tmp_path}", "ARGS=--nope 1")
     assert code == 2
@@ -167,13 +156,9 @@ def test_unknown_argument(tmp_path):
         ),
     ],
 )
-def test_commands_of_a_paper_that_can_be_split(options, processes, group):
-    launched = Launch("resnet", seeds="3 4", args="--lr 0.1 --out 'a b'", **options)
+def test_torchrun_where_there_are_several_processes(options, processes, group):
     start = [sys.executable, *(["-m", "torch.distributed.run"] if group else []), *group]
-    for seed, command in zip("34", commands(launched, processes, False, "cifar10"), strict=True):
-        assert command == [*start, "-m", "papers.resnet.train", "cifar10", "--seed", seed, "--lr", "0.1", "--out", "a b"]
-    for command in commands(launched, processes, True, "cifar10"):
-        assert command[:3] == [sys.executable, "-m", "papers.resnet.train"]
+    assert launch.python(Launch("resnet", **options), processes) == start
 
 
 @pytest.mark.parametrize(
@@ -191,47 +176,30 @@ def test_other_launchers(launcher, processes, tmp_path):
     assert record(tmp_path / "out/toy/smoke/seed0")["processes"] == processes
 
 
-def test_side_by_side_keeps_order_and_gpus_apart(capsys):
-    script = "echo on $CUDA_VISIBLE_DEVICES; printf '\\377\\n'; sleep {}; exit {}"
-    jobs = [
-        ["sh", "-c", script.format(*how), "--seed", f"{seed}"] for seed, how in enumerate([(0.8, 0), (0.1, 0), (0.1, 3), (0, 0)])
-    ]
-    assert run_all(jobs, ["6", "MIG-7"], Children()) == [0, 0, 3], "none is started after a failure"
-    lines = capsys.readouterr().out.splitlines()
-    assert sorted(line for line in lines if " on " in line) == ["seed 0 | on 6", "seed 1 | on MIG-7", "seed 2 | on MIG-7"]
-    assert run_all(jobs, [""], Children()) == [0, 0, 3]
+def test_none_is_started_after_a_failure(capfd):
+    jobs = [["sh", "-c", f"echo {code}; exit {code}"] for code in (0, 3, 0)]
+    assert run_all(jobs) == 3 and capfd.readouterr().out == "0\n3\n"
+    assert run_all([["sh", "-c", "kill -9 $$"]]) == 128 + signal.SIGKILL
 
 
 # Signals.
 
 
-@pytest.mark.parametrize("width", [1, 2])
-def test_signal_while_a_run_is_being_started(width, monkeypatch):
-    children, popen = Children(), subprocess.Popen
+def test_signal_while_a_run_is_being_started(monkeypatch):
+    popen = subprocess.Popen
 
     def signalled(*arguments, **options):
         child = popen(*arguments, **options)
-        children(signal.SIGTERM, None)
+        signal.raise_signal(signal.SIGTERM)
         return child
 
     monkeypatch.setattr(launch.subprocess, "Popen", signalled)
-    began = time.monotonic()
-    codes = run_all([["sleep", "60"]] * 5, [""] * width, children)
-    assert set(codes) == {-signal.SIGTERM} and len(codes) <= width and time.monotonic() - began < 30
-
-
-def test_two_signals_at_once(tmp_path):
-    """The kernel may give both to a thread that does not handle them, and wake the one that does for nothing."""
-    script = "import signal; from tools.launch import Children, run_all; children = Children()\n"
-    script += "for signum in (signal.SIGTERM, signal.SIGINT): signal.signal(signum, children)\n"
-    script += "job = ['sh', '-c', 'echo; exec sleep 60', '--seed', '0']; print(run_all([job] * 9, [''] * 4, children))"
-    for _ in range(5):
-        process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, **NEW)
-        for _ in range(4):
-            assert process.stdout.readline() == "seed 0 | \n"
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30)[0] in ("[-15, -15, -15, -15]\n", "[-2, -2, -2, -2]\n")
+    began, before = time.monotonic(), [(signum, signal.getsignal(signum)) for signum in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        assert run_all([["sleep", "60"]] * 5) == 143 and time.monotonic() - began < 30
+    finally:
+        for signum, handler in before:
+            signal.signal(signum, handler)
 
 
 class Launched:
@@ -284,19 +252,6 @@ def test_signals_stop_a_run_and_the_same_command_goes_on(launched, tmp_path):
     assert "Traceback" not in output
     assert not (directory.parent / "seed1").exists(), "no other seed is started after a signal"
 
-
-def test_signal_stops_runs_side_by_side(launched, tmp_path):
-    runs = launched(f"--args=--trials 2 --out {tmp_path}", "--seeds", "0 1 2", "--gpus", "2")
-    directories = [tmp_path / f"lstm/temporal-order-6a/seed{seed}" for seed in range(3)]
-    runs.trains(directories[0])
-    runs.trains(directories[1])
-    runs.process.send_signal(signal.SIGTERM)
-    code, output = runs.end()
-    assert code == 143
-    for seed in (0, 1):
-        assert f"seed {seed} | stopped by SIGTERM: checkpoint of step" in output
-        assert any(directories[seed].glob("checkpoint/step*.pt"))
-    assert "Traceback" not in output and not directories[2].exists()
 
 
 # A fresh machine.

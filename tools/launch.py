@@ -1,7 +1,4 @@
-"""`make reproduce-<paper>`: as many processes as there are GPUs, one seed after the other, on one machine or several.
-
-With one process for each seed (a paper that updates after every sample) and several GPUs, seeds run side by side instead.
-"""
+"""`make reproduce-<paper>`: as many processes as there are GPUs, one seed after the other, on one machine or several."""
 
 import dataclasses
 import os
@@ -9,9 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
 
 from common.provenance import ROOT
 from tools.repository import experiments, papers
@@ -35,71 +29,41 @@ class Launch:
     """Everything else for train.py."""
 
 
-def commands(launch: Launch, processes: int, per_sample: bool, experiment: str) -> Iterator[list[str]]:
-    """One command for each seed."""
-    python = [sys.executable]
-    if not per_sample and (processes > 1 or launch.nodes > 1):
-        python += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--nnodes={launch.nodes}"]
-        if launch.nodes > 1:
-            host, _, port = launch.master.partition(":")
-            python += [f"--node-rank={launch.node_rank}", f"--master-addr={host}", f"--master-port={port or 29500}"]
-        else:
-            python += ["--standalone"]
-    for seed in launch.seeds.split():
-        yield [*python, "-m", f"papers.{launch.paper}.train", experiment, "--seed", seed, *shlex.split(launch.args)]
+def python(launch: Launch, processes: int) -> list[str]:
+    """The interpreter, under torchrun where there is more than one process."""
+    if processes == launch.nodes == 1:
+        return [sys.executable]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--nnodes={launch.nodes}"]
+    if launch.nodes == 1:
+        return [*torchrun, "--standalone"]
+    host, _, port = launch.master.partition(":")
+    return [*torchrun, f"--node-rank={launch.node_rank}", f"--master-addr={host}", f"--master-port={port or 29500}"]
 
 
-class Children:
-    """The running commands. The first signal goes on to all of them; after it, or after a failure, no other is started.
+def run_all(jobs: list[list[str]]) -> int:
+    """The commands one after the other, until one fails: its exit code. The first signal goes on to the one that is running.
 
-    Runs end by themselves, each with its checkpoint: whoever started them waits.
+    That ends by itself, with its checkpoint: whoever started it waits, and starts no other.
     """
+    running: list[subprocess.Popen] = []
+    signals: list[int] = []
 
-    def __init__(self) -> None:
-        self.signum, self.failed = 0, False
-        self.running: list[subprocess.Popen] = []
+    def pass_on(signum: int, _: object) -> None:
+        signals.append(signum)
+        if running and len(signals) == 1:
+            running[-1].send_signal(signum)
 
-    def __call__(self, signum: int, _: object) -> None:
-        if not self.signum:
-            self.signum = signum
-            for child in self.running:
-                child.send_signal(signum)
-
-    def start(self, job: list[str], **options: Any) -> subprocess.Popen | None:
-        if self.signum or self.failed:
-            return None
-        child = subprocess.Popen(job, cwd=ROOT, **options)
-        self.running.append(child)
-        if self.signum:  # it came when the child was not yet among the running
-            child.send_signal(self.signum)
-        return child
-
-
-def run_all(jobs: list[list[str]], gpus: list[str], children: Children) -> list[int]:
-    """Exit codes of the commands that were started, as many at a time as there are `gpus`.
-
-    Several at a time have one GPU each, and their lines come with the seed in front.
-    """
-    free = list(gpus)
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-
-    def work(job: list[str]) -> int | None:
-        gpu, code = free.pop(0), None
-        alone = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": gpu}
-        if child := children.start(job, **({"env": alone, **pipe} if len(gpus) > 1 else {})):
-            with child:
-                for line in child.stdout or ():
-                    print(f"seed {job[job.index('--seed') + 1]} | {line}", end="", flush=True)
-            code = child.returncode
-            children.failed |= code != 0
-        free.append(gpu)
-        return code
-
-    with ThreadPoolExecutor(len(gpus)) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
-        while wait(futures, timeout=1).not_done:  # not for ever: a signal that another thread received is handled in between
-            pass
-    return [code for future in futures if (code := future.result()) is not None]
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, pass_on)
+    for job in jobs:
+        if signals:
+            return 128 + signals[0]
+        running.append(subprocess.Popen(job, cwd=ROOT))
+        if signals:  # it came before the child was among the running
+            running[-1].send_signal(signals[0])
+        if code := running[-1].wait():
+            return 128 + signals[0] if signals else 128 - code if code < 0 else code
+    return 0
 
 
 def main(launch: Launch) -> int:
@@ -108,14 +72,14 @@ def main(launch: Launch) -> int:
         return refuse(f"no paper '{launch.paper}': there are {', '.join(papers())}")
     if launch.gpus and not launch.gpus.isdecimal():
         return refuse(f"GPUS={launch.gpus} is not a number")
-    if not launch.seeds.split() or not all(seed.isdecimal() for seed in launch.seeds.split()):
+    if not (seeds := launch.seeds.split()) or not all(map(str.isdecimal, seeds)):
         return refuse(f'SEEDS="{launch.seeds}" is not a list of numbers, as SEEDS="0 1 2" is')
     if launch.nodes > 1 and not launch.master:
         return refuse("NODES needs MASTER=host[:port], the address of the first machine, and NODE_RANK")
     if not 0 <= launch.node_rank < launch.nodes:
         return refuse(f"NODE_RANK={launch.node_rank} is not below NODES={launch.nodes}; the first machine is 0")
     try:
-        shlex.split(launch.args)
+        args = shlex.split(launch.args)
     except ValueError as error:
         return refuse(f"ARGS cannot be read ({error}): {launch.args}")
 
@@ -124,31 +88,24 @@ def main(launch: Launch) -> int:
     import torch  # late, as train.py's import of it: the lines above answer at once
 
     table = experiments(launch.paper)
-    experiment = launch.experiment or next(iter(table))
-    if experiment not in table:
-        return refuse(f"{launch.paper} has no experiment '{experiment}': there are {', '.join(table)}")
-    if table[experiment].kind == "weights":
-        weights = experiment.removeprefix("weights-")
-        return refuse(f"{experiment} is evaluated, not trained: make evaluate-{launch.paper} ARGS={weights}")
-    per_sample, there = table[experiment].per_sample, torch.cuda.device_count()
+    name = launch.experiment or next(iter(table))
+    if name not in table:
+        return refuse(f"{launch.paper} has no experiment '{name}': there are {', '.join(table)}")
+    if table[name].kind == "weights":
+        weights = name.removeprefix("weights-")
+        return refuse(f"{name} is evaluated, not trained: make evaluate-{launch.paper} ARGS={weights}")
+    there = torch.cuda.device_count()
     processes = max(1, int(launch.gpus or there))
-    if launch.nodes > 1 and per_sample:
-        return refuse(f"{launch.paper} updates after every sample and cannot be split among {launch.nodes} machines")
     if there and processes > there:
         return refuse(f"GPUS={processes}, and there are {there} here")
+    if table[name].per_sample:
+        if launch.nodes > 1:
+            return refuse(f"{launch.paper} updates after every sample and cannot be split among {launch.nodes} machines")
+        processes = 1
 
-    jobs = list(commands(launch, processes, per_sample, experiment))
-    children = Children()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, children)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds from a signal to torchrun's SIGKILL, else 30
-    width = min(processes, len(jobs)) if per_sample else 1
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(width)))
-    codes = run_all(jobs, visible.split(",")[:width] if there else [""] * width, children)
-    if children.signum and codes != [0] * len(jobs):
-        return 128 + children.signum
-    failed = next((code for code in codes if code), 0)
-    return 128 - failed if failed < 0 else failed
+    script = ["-m", f"papers.{launch.paper}.train", name]
+    return run_all([[*python(launch, processes), *script, "--seed", seed, *args] for seed in seeds])
 
 
 def refuse(reason: str) -> int:

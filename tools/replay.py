@@ -20,9 +20,9 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from common import provenance
@@ -77,14 +77,6 @@ class Replay:
     result: str = ""  # same ... | parted at step n ... | not replayed: why
 
     @property
-    def name(self) -> str:
-        return f"{self.record['paper']} {self.record['experiment']} seed {self.record['seed']}"
-
-    @property
-    def tolerance(self) -> float:
-        return self.bound.tolerance if precision_here(self.record) == self.record["precision"] else self.bound.in_fp32
-
-    @property
     def same(self) -> bool:
         return self.result.startswith("same")
 
@@ -113,13 +105,15 @@ class Replay:
     def apart(self, before: Row, now: Row) -> str | None:
         """What is other in two lines of one step, or None."""
         self.more |= {*now} - {*before} - {*CLOCK}
+        in_its_precision = precision_here(self.record) == self.record["precision"]
+        tolerance = self.bound.tolerance if in_its_precision else self.bound.in_fp32
         for name in sorted({*before} - {*CLOCK}):
             if name not in now:
                 return f"no {name} today"
             old, new = before[name], now[name]
             off = abs(new - old) / max(abs(old), abs(new), 1e-9)
             self.deviation = max(self.deviation, off)
-            if not off <= self.tolerance:
+            if not off <= tolerance:
                 return f"{name} {old:.6g} -> {new:.6g}"
         return None
 
@@ -164,31 +158,31 @@ def precision_here(record: Record) -> str:
     return "fp32" if record["precision"] == "bf16" and emulated() else record["precision"]
 
 
-def _child(module: str, argv: list[str], folder: str) -> None:
-    """What `python -m module argv` does, forked where torch is imported already."""
+def _child(argv: list[str], folder: str) -> None:
+    """What `python -m` does, forked where torch is imported already."""
     log = os.open(f"{folder}/log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(ROOT)
-    sys.argv = [module, *argv]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = argv
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
 
 
-def start(context, replay: Replay, folder: str, more: Sequence[str]) -> BaseProcess:
-    module, argv = command(replay.record, folder, more)
-    process = context.Process(target=_child, args=(module, argv, folder))
-    process.start()
-    return process
-
-
-def command(record: Record, folder: str, more: Sequence[str]) -> tuple[str, list[str]]:
+def command(record: Record, folder: str, more: Sequence[str]) -> list[str]:
     """The module and the arguments that make the record again."""
-    argv = [record["experiment"], "--seed", str(record["seed"]), "--out", folder, "--precision", precision_here(record), *more]
-    return f"papers.{record['paper']}.{'pretrained' if record['kind'] == 'weights' else 'train'}", argv
+    module = f"papers.{record['paper']}.{'pretrained' if record['kind'] == 'weights' else 'train'}"
+    options = ["--seed", str(record["seed"]), "--out", folder, "--precision", precision_here(record)]
+    return [module, record["experiment"], *options, *more]
 
 
-def metrics_of(record: Record, folder: str) -> list[Row]:
-    return read_rows(Path(folder, record["paper"], record["experiment"], f"seed{record['seed']}", "metrics.jsonl"))
+def rows_until(enough: Callable[[list[Row]], bool], folder: str, alive: Callable[[], bool], end: float) -> list[Row]:
+    """The rows of the one metrics.jsonl there, when they are enough, or its writer has ended, or the time is over."""
+    while True:
+        path = next(Path(folder).glob("*/*/seed*/metrics.jsonl"), Path(folder, "none"))
+        last = not alive() or time.monotonic() >= end
+        if enough(rows := read_rows(path)) or last:
+            return rows
+        time.sleep(0.05)
 
 
 def of_its_commit(replay: Replay, today: Sequence[Row], more: Sequence[str], seconds: float) -> bool | None:
@@ -196,31 +190,26 @@ def of_its_commit(replay: Replay, today: Sequence[Row], more: Sequence[str], sec
 
     None: it did not get so far in the time that there was.
     """
-    record, archive = replay.record, provenance.git("archive", replay.record["commit"] or "")
-    until = replay.expected[replay.lines]["step"]
+    archive, until = provenance.git("archive", replay.record["commit"] or ""), replay.expected[replay.lines]["step"]
     if archive is None:
         return False
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tree:
             tree.extractall(f"{folder}/code", filter="data")
-        module, argv = command(record, f"{folder}/runs", more)
-        data_dir = str(Path(os.environ.get("DATA_DIR", "data")).absolute())
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *argv], cwd=f"{folder}/code", env=os.environ | {"DATA_DIR": data_dir},
+            [sys.executable, "-m", *command(replay.record, f"{folder}/runs", more)], cwd=f"{folder}/code",
+            env=os.environ | {"DATA_DIR": str(Path(os.environ.get("DATA_DIR", "data")).absolute())},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        end, rows = time.monotonic() + seconds, []
-        while process.poll() is None and time.monotonic() < end and not (rows and rows[-1]["step"] >= until):
-            time.sleep(0.05)
-            rows = metrics_of(record, f"{folder}/runs")
-        over = process.poll() is None
+        there = lambda rows: bool(rows) and rows[-1]["step"] >= until
+        rows = rows_until(there, f"{folder}/runs", lambda: process.poll() is None, time.monotonic() + seconds)
+        over = process.poll() is None and not there(rows)
         process.kill()
         process.wait()
-        rows = metrics_of(record, f"{folder}/runs")
-    if over and not (rows and rows[-1]["step"] >= until):
+    if over:
         return None
     steps = {row["step"] for row in replay.expected} & {row["step"] for row in today}
-    twin = Replay(record, [row for row in rows if row["step"] in steps and row["step"] <= until], Bound(1e-9, in_fp32=1e-9))
+    twin = Replay(replay.record, [row for row in rows if row["step"] in steps and row["step"] <= until], Bound(1e-9, in_fp32=1e-9))
     twin.compare(today)
     return twin.same and twin.step == until
 
@@ -230,20 +219,33 @@ def ended(replay: Replay, folder: Path, code: int | None) -> str:
     if code is None:
         return f"not replayed: {replay.lines} of {len(replay.expected)} lines in the time that there was"
     output = (folder / "log").read_text(errors="replace").strip().splitlines()
-    last = next((line for line in reversed(output) if line.startswith("error: ")), output[-1] if output else "")
-    return (
-        f"not replayed: {last.removeprefix('error: ')[:150]}"
-        if code == 2
-        else f"parted at step {replay.step:,}: it ends: {last[:150]}"
-    )
+    last = next((line for line in reversed(output) if line.startswith("error: ")), output[-1] if output else "")[:157]
+    return f"not replayed: {last.removeprefix('error: ')}" if code == 2 else f"parted at step {replay.step:,}: it ends: {last}"
+
+
+def finish(replay: Replay, more: Sequence[str], changed: Sequence[str], seconds: float, end: float) -> Replay:
+    """Start the record's experiment and compare, until there is a result."""
+    if time.monotonic() >= end:
+        replay.result = "not replayed: MINUTES are over"
+        return replay
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
+        argv = command(replay.record, folder, [*more, *changed])
+        process = get_context("forkserver").Process(target=_child, args=(argv, folder), daemon=True)
+        process.start()
+        enough = lambda rows: bool(replay.compare(rows) or replay.result)
+        rows = rows_until(enough, folder, process.is_alive, min(end, time.monotonic() + seconds))
+        if not replay.result:
+            replay.result = ended(replay, Path(folder), None if process.is_alive() else process.exitcode)
+        process.kill()
+        process.join()
+    if replay.parted and "->" in replay.result and (same := of_its_commit(replay, rows, more, 2 * seconds)) is not False:
+        decided = "same as its commit here; rounding has" if same else "not replayed: its commit is too slow here;"
+        replay.result = f"{decided} {replay.result}"
+    return replay
 
 
 def run(
-    replays: Sequence[Replay],
-    more: Sequence[str] = (),
-    seconds: float = SECONDS,
-    minutes: float = 0,
-    changed: Sequence[str] = (),
+    replays: Sequence[Replay], more: Sequence[str] = (), seconds: float = SECONDS, minutes: float = 0, changed: Sequence[str] = ()
 ) -> Iterator[Replay]:
     """Each when it is compared, the cheapest first, as many side by side as there are cores (on a GPU one).
 
@@ -254,70 +256,29 @@ def run(
     import torch
 
     os.environ |= {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    get_context("forkserver").set_forkserver_preload(PRELOAD)
     cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    end = time.monotonic() + 60 * minutes if minutes else float("inf")
     yield from (replay for replay in replays if replay.result)
     waiting = sorted((replay for replay in replays if not replay.result), key=Replay.cost)
-    end = time.monotonic() + 60 * minutes if minutes else float("inf")
-    running: list[tuple[Replay, BaseProcess, tempfile.TemporaryDirectory, float]] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < cores and time.monotonic() < end:
-                folder = tempfile.TemporaryDirectory(prefix="replay-")
-                running.append(
-                    (waiting[0], start(context, waiting.pop(0), folder.name, [*more, *changed]), folder, time.monotonic())
-                )
-            for job in list(running):
-                replay, process, folder, begun = job
-                alive, rows = process.is_alive(), metrics_of(replay.record, folder.name)
-                replay.compare(rows)
-                over = time.monotonic() >= min(end, begun + seconds)
-                if not replay.result and (over or not alive):
-                    replay.result = ended(replay, Path(folder.name), None if alive else process.exitcode)
-                if replay.result:
-                    process.kill()
-                    process.join()
-                    if (
-                        replay.parted
-                        and "->" in replay.result
-                        and (same := of_its_commit(replay, rows, more, 2 * seconds)) is not False
-                    ):
-                        decided = "same as its commit here; rounding has" if same else "not replayed: its commit is too slow here;"
-                        replay.result = f"{decided} {replay.result}"
-                    folder.cleanup()
-                    running.remove(job)
-                    yield replay
-            time.sleep(0.02)
-            if time.monotonic() >= end:
-                for replay in waiting:
-                    replay.result = "not replayed: MINUTES are over"
-                yield from waiting
-                waiting = []
-    finally:
-        for _, process, folder, _ in running:
-            process.kill()
-            process.join()
-            folder.cleanup()
+    with ThreadPoolExecutor(cores) as pool:
+        futures = [pool.submit(finish, replay, more, changed, seconds, end) for replay in waiting]
+        try:
+            yield from (future.result() for future in as_completed(futures))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.kill()
 
 
 def row(replay: Replay) -> list[str]:
     """Of the table."""
-    record = replay.record
-    said = replay.result
-    if replay.same:
-        said += f"; logs {', '.join(sorted(replay.more))} besides" if replay.more else ""
+    record, said = replay.record, replay.result
+    if replay.same and replay.more:
+        said += f"; logs {', '.join(sorted(replay.more))} besides"
     off = f"{replay.deviation:.1e}" if replay.lines or replay.parted else "–"
-    return [
-        record["paper"],
-        record["experiment"],
-        str(record["seed"]),
-        str(replay.lines),
-        f"{replay.step:,}",
-        off,
-        record["commit"][:10],
-        said,
-    ]
+    where = [record["paper"], record["experiment"], str(record["seed"]), str(replay.lines), f"{replay.step:,}"]
+    return [*where, off, record["commit"][:10], said]
 
 
 HEAD = ["paper", "experiment", "seed", "lines", "updates", "deviation", "commit", "result"]
@@ -327,13 +288,13 @@ def mark(replays: Sequence[Replay]) -> None:
     """Write into the records of parted curves that they are stale, and since when that is known; take it from those that hold."""
     from tools.publish import text
 
-    for paper in dict.fromkeys(replay.record["paper"] for replay in replays):
-        found = {(r.record["experiment"], r.record["seed"]): r for r in replays if r.record["paper"] == paper}
+    key = lambda record: (record["paper"], record["experiment"], record["seed"])
+    found, at = {key(replay.record): replay for replay in replays}, f"at commit {(provenance.commit() or 'unknown')[:10]}"
+    for paper in {paper for paper, *_ in found}:
         kept = records(paper)
         for record in kept:
-            replay = found.get((record["experiment"], record["seed"]))
-            if replay and replay.parted:
-                record["stale"] = f"{replay.result}, at commit {(provenance.commit() or 'unknown')[:10]}"
+            if (replay := found.get(key(record))) and replay.parted:
+                record["stale"] = f"{replay.result}, {at}"
             elif replay and replay.same:
                 record.pop("stale", None)
         write_atomic(ROOT / "papers" / paper / "results.json", text(kept).encode())
@@ -341,34 +302,24 @@ def mark(replays: Sequence[Replay]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the variables of make say."""
+    """What the variables of make say. paper, experiment, seeds: by default all that are published."""
 
     paper: str = ""
-    """Default: all."""
     experiment: str = ""
-    """Default: all that are published."""
     seeds: tuple[int, ...] = ()
-    """Default: all that are published."""
-    lines: int = LINES
-    """Lines of each curve."""
-    seconds: float = SECONDS
-    """For one record."""
-    minutes: float = 0.0
-    """For all together; 0: no limit."""
-    mark: bool = False
-    """Mark in results.json what has parted."""
-    args: tuple[str, ...] = ()
-    """Everything else for train.py."""
+    lines: int = LINES  # of each curve
+    seconds: float = SECONDS  # for one record
+    minutes: float = 0.0  # for all together; 0: no limit
+    mark: bool = False  # in results.json what has parted
+    args: tuple[str, ...] = ()  # everything else for train.py
 
 
 def main(options: Options) -> int:
     """Prints a line for each record, and the table. Exit code 1 where one has parted, 2 on bad input."""
+    wanted, replays = [options.paper] if options.paper else papers(), []
     try:
-        replays = [
-            replay
-            for paper in ([options.paper] if options.paper else papers())
-            for replay in beginnings(paper, options.experiment, options.seeds, options.lines)
-        ]
+        for paper in wanted:
+            replays += beginnings(paper, options.experiment, options.seeds, options.lines)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -376,14 +327,11 @@ def main(options: Options) -> int:
     begun, done = time.monotonic(), []
     for replay in run(replays, options.args, options.seconds, options.minutes):
         done.append(replay)
-        print(
-            f"{len(done):3}/{len(replays)}  {duration(time.monotonic() - begun):>6}  {replay.name}: {row(replay)[-1]}", flush=True
-        )
+        took, (paper, experiment, seed, *_, said) = duration(time.monotonic() - begun), row(replay)
+        print(f"{len(done):3}/{len(replays)}  {took:>6}  {paper} {experiment} seed {seed}: {said}", flush=True)
     if options.mark:
         mark(done)
-    order = {replay.name: i for i, replay in enumerate(replays)}
-    table = [HEAD, *(row(replay) for replay in sorted(done, key=lambda replay: order[replay.name]))]
-    print("", *columns(table), "", sep="\n")
+    print("", *columns([HEAD, *map(row, replays)]), "", sep="\n")
     same, parted = sum(replay.same for replay in done), sum(replay.parted for replay in done)
     print(f"{same} of {len(done)} published curves begin the same today, {parted} parted, {len(done) - same - parted} not replayed")
     return 1 if parted else 0

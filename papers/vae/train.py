@@ -98,9 +98,9 @@ def train(run: Run[Config]) -> dict[str, float]:
     optimizer = adagrad(methods, step_sizes, len(images))
     model, optimizer = run.prepare(model=model, optimizer=optimizer)
 
-    draw, objective_names = shuffled(len(images), M, run.seed), [f"{method}_objective" for method in config.methods]
-    for step, _ in run.indices(draw, steps=updates):
-        batch = minibatch(run, methods, images, draw, step, run.share(M))
+    numbers, objective_names = shuffled(len(images), M, run.seed), [f"{method}_objective" for method in config.methods]
+    for step, _ in run.indices(numbers, steps=updates):
+        batch = minibatch(run, methods, images, numbers, step, run.share(M))
         for piece, weight in run.micro_batches(batch, model, of=M):
             with run.autocast():
                 objectives = model(*piece)  # in nats, to be maximised
@@ -170,7 +170,7 @@ def adagrad(methods: Methods, step_sizes: Sequence[float], n: int) -> torch.opti
 
 
 def minibatch(
-    run: Run[Config], methods: Methods, images: Tensor, draw: Callable[[int], Tensor], step: int, mine: slice = slice(None)
+    run: Run[Config], methods: Methods, images: Tensor, numbers: Callable[[int], Tensor], step: int, mine: slice = slice(None)
 ) -> tuple[Tensor, ...]:
     """A process's part of the minibatch of one update and its noise, the same among any number: what `Methods.forward` takes."""
     config, M, device = run.config, run.config.batch_size, run.device
@@ -178,10 +178,10 @@ def minibatch(
     epsilon = torch.randn(M, 1, config.latent, generator=generator, device=device)  # L = 1
     z = torch.randn(M, config.latent, generator=generator, device=device)
     u = torch.rand(M, images.shape[1], generator=generator, device=device)
-    batch = images[draw(step).to(device, non_blocking=True)], epsilon, z, u
+    batch = images[numbers(step).to(device, non_blocking=True)], epsilon, z, u
     if "mcem" in config.methods:
         start = step - step % EM_UPDATES  # one minibatch and its sample serve for several updates
-        em_index = draw(start).to(device, non_blocking=True)
+        em_index = numbers(start).to(device, non_blocking=True)
         if step == start:
             run.seed_all("E step", step)  # the same on all processes
             methods.e_step(images[em_index], em_index)
@@ -197,13 +197,13 @@ def best_step_sizes(run: Run[Config], model: nn.Module, images: Tensor) -> list[
     run.say(f"trying the step sizes {', '.join(map(str, config.step_sizes))} for {config.trial:,} updates each")
     start = {name: value.clone() for name, value in methods.state_dict().items()}
     found = []
-    draw = shuffled(len(images), config.batch_size, run.seed)
+    numbers = shuffled(len(images), config.batch_size, run.seed)
     for step_size in config.step_sizes:
         methods.load_state_dict(start)
         optimizer = adagrad(methods, [step_size] * len(config.methods), len(images))
         for step in range(config.trial):
             with run.autocast():
-                objectives = model(*minibatch(run, methods, images, draw, step))
+                objectives = model(*minibatch(run, methods, images, numbers, step))
             (-objectives.sum()).backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -298,7 +298,7 @@ def test_layer_responses_are_the_std_of_batch_norm_outputs(tmp_path):
 
     batches = [(part, None) for part in x.split(25)]
     with torch.no_grad():
-        run = SimpleNamespace(evaluating=nullcontext, accelerator=SimpleNamespace(reduce=lambda value, how: value))
+        run = SimpleNamespace(evaluating=nullcontext, processes=1, gather=lambda value, n: value)
         responses = train.layer_responses(run, model, SimpleNamespace(test_batches=lambda: batches))
     expected = torch.stack([output.double().std(correction=0) for output in outputs])
     assert len(responses) == 13

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.checkpoint import checkpoints
 from common.claims import interpolated, measured
-from common.data import mix, permuted
+from common.data.order import mix, permuted, shuffled
+from common.directory import checkpoints
 from papers.vae import faces, train
 from papers.vae import model as vae
 from tests.start import here, newest, record, rows
@@ -166,7 +166,7 @@ def test_monte_carlo_em_samples_once_for_five_updates():
     for step in range(10):
         before = methods.chains.clone()
         torch.manual_seed(100 + step)  # on another process the default generator is elsewhere
-        x, *_, em_x, z = train.minibatch(run, methods, images, step)
+        x, *_, em_x, z = train.minibatch(run, methods, images, shuffled(20, 4, 3), step)
         start = step - step % 5
         index = permuted(20, 3, 4 * start, 4 * start + 4)
         assert torch.equal(em_x, images[index]) and torch.equal(z, methods.chains[index])
@@ -183,7 +183,7 @@ def test_the_e_step_is_the_same_on_all_processes():
     for other in (1, 2):
         run, methods, images = em()
         torch.manual_seed(other)
-        train.minibatch(run, methods, images, 0)
+        train.minibatch(run, methods, images, shuffled(20, 4, 3), 0)
         results.append(methods.chains.clone())
     assert torch.equal(*results)
 
@@ -216,7 +216,7 @@ def test_figure_3_goes_on_where_it_was_stopped(quick, tmp_path):
     assert [row["samples"] for row in lines if "samples" in row] == [40, 60, 160, 340, 660, 1000, 1500, 2000]
 
     (directory / "result.json").unlink()
-    last, before = checkpoints(directory / "checkpoint")
+    last, before = checkpoints(directory)
     last.unlink()
     code, output = here(SCRIPT, *FIG_3, "--out", tmp_path)
     assert code == 0 and f"from step {before.stem[4:]}" in output, output
