@@ -31,7 +31,7 @@ endif
 
 PAPERS := $(sort $(patsubst papers/%/train.py,%,$(wildcard papers/*/train.py)))
 
-.PHONY: help setup test lint tables list smoke replay
+.PHONY: help setup test test-all torture lint tables list smoke replay
 
 help: ## these lines
 	@echo "papers: $(PAPERS)"
@@ -87,8 +87,14 @@ tables: $(SETUP) ## rewrite every generated table
 list: $(SETUP) ## every paper, experiment, claim, cost and verdict so far
 	@exec $(PYTHON) -m tools.tables list
 
-test: $(SETUP) ## the tests (ARGS="-k lstm" for some)
+test: $(SETUP) ## the tests, less those marked slow (ARGS="-k lstm" for some)
 	@exec $(PYTHON) -m pytest $(ARGS)
+
+test-all: $(SETUP) ## all tests
+	@exec $(PYTHON) -m pytest -m "slow or not slow" $(ARGS)
+
+torture: $(SETUP) ## smoke runs killed at random end as others do (MINUTES=3)
+	@exec $(PYTHON) -m tests.torture $(if $(filter command line environment,$(origin MINUTES)),--minutes $(MINUTES))
 
 lint: $(SETUP) ## style
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

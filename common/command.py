@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import inspect
 import operator
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from common.claims import Experiment, measured, verdict
+from common.directory import checkpoints
 from common.errors import BadFile, BadInput, Compared, Failed, LostWorker, OtherData
 from common.options import Options, config_dict, differences
 from common.provenance import ROOT
@@ -24,7 +26,10 @@ def reproduce(experiments: dict[str, Experiment], train: Callable[[Run], dict[st
     """The entry point of every train.py. Exits 0, 2 (bad input), 130 (SIGINT), 143 (SIGTERM), or 1 (anything else)."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)  # what `main` leaves behind: a second signal does not disturb the end
-    sys.exit(main(experiments, train, sys.argv[1:] if argv is None else argv))
+    try:
+        sys.exit(main(experiments, train, sys.argv[1:] if argv is None else argv))
+    finally:
+        gc.freeze()  # else the interpreter looks through all that torch has made, a second long, before it ends
 
 
 def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[[Run], dict[str, float]]) -> None:
@@ -67,7 +72,8 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
             return 2 if isinstance(error, BadInput) else 1
         except Interrupted as error:
             if first:
-                saved = f"checkpoint of step {run.loop.saved_step:,} kept" if run and run.loop.saved_step else "no checkpoint yet"
+                newest = next(iter(checkpoints(run.dir)), None) if run else None
+                saved = f"checkpoint of step {int(newest.stem[4:]):,} kept" if newest else "no checkpoint yet"
                 print(f"stopped by {error}: {saved}; the same command goes on from there", file=sys.stderr, flush=True)
             return 128 + error.signum
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+OURS = ("common", "papers", "tests", "tools")
 # What starts, stops and shows a run, and cannot move its numbers.
 SPECTATORS = ("common/command.py", "common/signals.py", "common/track.py", "common/words.py")
 
@@ -34,6 +35,7 @@ def imports_of(file: Path) -> set[Path]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    names = {name for name in names if name.split(".")[0] in OURS}
     parts = {"/".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2)}
     candidates = (ROOT / f"{part}{end}" for part in parts for end in (".py", "/__init__.py"))
     return {path for path in candidates if path.is_file()}

@@ -1,6 +1,7 @@
 """Every test runs without Weights & Biases, without a network, and without anybody's settings, unless it says otherwise."""
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -28,3 +29,26 @@ def double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+# What the standing tests of a paper cost: with fourteen papers they still have to end within ten minutes on two cores.
+
+LIMIT = 20.0  # seconds of CPU
+USED: Counter[str] = Counter()
+
+
+def pytest_runtest_logreport(report):
+    for name, (paper, seconds) in report.user_properties:
+        if name == "cpu" and report.when == "teardown":
+            USED[paper] += seconds
+
+
+def pytest_sessionfinish(session):
+    if max(USED.values(), default=0) > LIMIT and not hasattr(session.config, "workerinput"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    if USED:
+        costs = ", ".join(f"{paper} {seconds:.1f}" for paper, seconds in USED.most_common())
+        terminalreporter.write_line(f"standing tests, seconds of CPU (at most {LIMIT:.0f}): {costs}")

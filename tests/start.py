@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,9 @@ from common.files import CLOCK
 from common.provenance import ROOT
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "accelerate", "tyro", "matplotlib.figure", "common.command"])
+PRELOAD = ["torch", "torch._dynamo", "accelerate", "tyro", "matplotlib.backends.backend_agg", "sacrebleu", "common.command"]
+CONTEXT.set_forkserver_preload(PRELOAD)
+STARTED: list["Started"] = []  # of the test under way
 
 
 def here(module: str, *argv: str) -> tuple[int, str]:
@@ -50,29 +53,38 @@ def weights(pretrained, out, monkeypatch, capfd):
     return run
 
 
-def _child(module: str, argv: tuple[str, ...], environment: dict[str, str], log: str) -> None:
+def _child(module: str, argv: tuple[str, ...], environment: dict[str, str], log: str, cpu: Any) -> None:
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(ROOT)
     os.environ.update(environment)
-    sys.argv = [module, *argv]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv, before = [module, *argv], time.process_time()
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        cpu.value = time.process_time() - before
 
 
 class Started:
     """`python -m module argv` as a process of its own, quickly: forked where torch is imported already."""
 
     def __init__(self, log: Path, module: str, *argv: str, **environment: str) -> None:
-        self.log = log
-        self.process = CONTEXT.Process(target=_child, args=(module, tuple(map(str, argv)), environment, str(log)))
+        self.log, self.cpu = log, CONTEXT.Value("d", 0.0, lock=False)
+        arguments = (module, tuple(map(str, argv)), environment, str(log), self.cpu)
+        self.process = CONTEXT.Process(target=_child, args=arguments)
         self.process.start()
+        STARTED.append(self)
 
     @property
     def alive(self) -> bool:
         return self.process.is_alive()
 
     def kill(self, signum: int) -> None:
+        """Send it a signal; what it has used of the CPU so far is kept, for SIGKILL leaves it no time to say it."""
+        with contextlib.suppress(OSError):
+            user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+            self.cpu.value = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         os.kill(self.process.pid, signum)
 
     def wait(self, seconds: float = 120) -> int:

@@ -253,7 +253,6 @@ def test_signals_stop_a_run_and_the_same_command_goes_on(launched, tmp_path):
     assert not (directory.parent / "seed1").exists(), "no other seed is started after a signal"
 
 
-
 # A fresh machine.
 
 

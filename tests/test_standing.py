@@ -8,44 +8,57 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 import torch
 
 from common.options import config_dict
 from common.provenance import ROOT
-from tests.start import Started, finish, here, newest, processes, record, rows, until
+from tests.start import STARTED, Started, finish, here, newest, processes, record, rows, until
 from tools import tables
 from tools.repository import experiments, papers
 
+SMOKE = 2.0  # seconds of CPU for a smoke run, what it imports besides torch among them
 SCRIPTS = [f"papers.{paper}.train" for paper in papers()]
+
+
+@pytest.fixture(autouse=True)
+def cpu(request, record_property):
+    """What a paper's tests use of the CPU, in this process and in those that they start; tests/conftest.py has the limit."""
+    STARTED.clear()
+    begun = time.process_time()
+    yield
+    if paper := re.search(r"\[(?:papers\.)?(\w+)", request.node.name):
+        record_property("cpu", (paper[1], time.process_time() - begun + sum(each.cpu.value for each in STARTED)))
 
 
 @pytest.mark.parametrize("paper", papers())
 def test_alone(paper, tmp_path):
     """model.py works where it lies in an empty folder, with torch, einops and the standard library."""
     shutil.copy(ROOT / "papers" / paper / "model.py", tmp_path)
-    check = "import sys, model; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {check}"]
-    loaded = set(subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split())
-    assert "torch" in loaded
-    assert not loaded & {"common", "papers", "accelerate", "torchvision", "transformers", "timm", "datasets", "tyro", "wandb"}
+    barred = ("common", "papers", "accelerate", "torchvision", "transformers", "timm", "datasets", "tyro", "wandb")
+    run = Started(tmp_path / "log", "tests.barred", tmp_path / "model.py", *barred)
+    assert run.wait() == 0, run.output()
     source = (ROOT / "papers" / paper / "model.py").read_text()
     assert not re.search(r"^\s*(from|import) (common|papers|\.)", source, re.MULTILINE)
 
 
+KILLS = {"tests.toy.train": 3}  # of the papers one; random kills over all of them are tests/torture.py's
+
+
 @pytest.mark.parametrize("script", [*SCRIPTS, "tests.toy.train"])
 def test_resume(script, tmp_path):
-    """A run killed several times ends as one that was left alone, bit for bit: metrics, weights, optimizer, result."""
-    finish([Started(tmp_path / "log", script, "smoke", "--out", tmp_path / "straight")])
+    """A run that was killed ends as one that was left alone, bit for bit: metrics, weights, optimizer, result."""
+    alone = Started(tmp_path / "log", script, "smoke", "--out", tmp_path / "straight")
+    finish([alone])
+    assert alone.cpu.value < SMOKE, f"a smoke run takes {alone.cpu.value:.1f} s of CPU: at most {SMOKE:.0f} s are for it"
     straight = next((tmp_path / "straight").glob("*/smoke/seed0"))
     lines = rows(straight)
     killed = tmp_path / "killed" / straight.relative_to(tmp_path / "straight")
 
     kills = 0
-    for n in sorted(random.sample(range(1, len(lines)), min(3, len(lines) - 1))):
+    for n in sorted(random.sample(range(1, len(lines)), KILLS.get(script, 1))):
         run = Started(tmp_path / "log", script, "smoke", "--out", tmp_path / "killed")
         until(lambda run=run, n=n: not run.alive or ((killed / "metrics.jsonl").exists() and lines_so_far(killed) >= n))
         if run.alive:
@@ -102,21 +115,22 @@ def test_processes(script, name, tmp_path, toy_data, monkeypatch):
         return
 
     flags = [name, "--precision", "fp32", "--data-dir", toy_data, *without_dropout(experiment)]
-    one = Started(tmp_path / "one.log", script, *flags, "--out", tmp_path / "1")
     two = processes(2, tmp_path / "two.log", script, *flags, "--out", tmp_path / "2")
-    finish([one, *two])
+    code, one = here(script, *flags, "--out", tmp_path / "1")
+    assert code == 0, one
+    finish(two)
     directory = {out: next((tmp_path / out).glob("*/*/seed0")) for out in "12"}
     assert record(directory["1"])["processes"] == 1
     assert record(directory["2"])["processes"] == 2
     has_batch_norm = any("running_var" in key for key in newest(directory["1"])["objects"]["model"])
     batch = re.compile(r"global batch (\d+)")
     if has_batch_norm:  # its statistics are per process, as in the papers
-        assert batch.search(one.output())[1] == batch.search(two[0].output())[1]
+        assert batch.search(one)[1] == batch.search(two[0].output())[1]
         assert [row["step"] for row in rows(directory["1"])] == [row["step"] for row in rows(directory["2"])]
         return
-    size = -(-int(batch.search(one.output())[1]) // 2)
-    micro = Started(tmp_path / "micro.log", script, *flags, "--micro-batch", size, "--out", tmp_path / "m")
-    finish([micro])
+    size = -(-int(batch.search(one)[1]) // 2)
+    code, output = here(script, *flags, "--micro-batch", size, "--out", tmp_path / "m")
+    assert code == 0, output
     directory["m"] = next((tmp_path / "m").glob("*/*/seed0"))
     assert_close(rows(directory["2"]), rows(directory["1"]))
     assert_close(rows(directory["m"]), rows(directory["1"]))
@@ -187,12 +201,9 @@ def test_claims_stand_on_claims(paper):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_is_light(script):
-    """What --help needs to load is torch, accelerate and tyro: it answers in two or three seconds."""
-    check = "import sys, runpy; sys.argv = ['train', 'smoke', '--help']\n"
-    check += f"try: runpy.run_module({script!r}, run_name='__main__')\nexcept SystemExit as stop: assert stop.code == 0\n"
-    check += "print('loaded', *sys.modules)"
-    output = subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert "--seed" in output and "--allow-changes" in output
-    loaded = set(output.rpartition("loaded")[2].split())
-    assert not loaded & {"torchvision", "matplotlib", "wandb", "transformers", "datasets", "timm", "sacrebleu"}
+def test_help_is_light(script, tmp_path):
+    """What --help needs to load is torch and tyro."""
+    barred = ("torchvision", "matplotlib", "wandb", "transformers", "datasets", "timm", "sacrebleu", "sklearn", "pandas")
+    run = Started(tmp_path / "log", "tests.barred", script, *barred)
+    assert run.wait() == 0, run.output()
+    assert "--seed" in run.output() and "--allow-changes" in run.output()
