@@ -1,8 +1,7 @@
-"""python -m tests.barred WHAT MODULE...: import a file, or ask a script for its help, where these modules cannot be imported."""
+"""python -m tests.barred FILE MODULE...: import a file where these modules cannot be imported."""
 
 import importlib.util
 import os
-import runpy
 import sys
 from pathlib import Path
 
@@ -11,12 +10,8 @@ if __name__ == "__main__":
     for name in [name for name in sys.modules if name.partition(".")[0] in barred]:
         del sys.modules[name]
     sys.modules |= dict.fromkeys(barred)  # None: importing it fails
-    if what.endswith(".py"):
-        os.chdir(Path(what).parent)
-        sys.path[:] = [path for path in sys.path if (path and "site-packages" in path) or "lib/python" in path]
-        spec = importlib.util.spec_from_file_location("model", what)
-        sys.modules["model"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    else:
-        sys.argv = ["train", "smoke", "--help"]
-        runpy.run_module(what, run_name="__main__")
+    os.chdir(Path(what).parent)
+    sys.path[:] = [path for path in sys.path if path and ("site-packages" in path or "lib/python" in path)]
+    spec = importlib.util.spec_from_file_location("model", what)
+    sys.modules["model"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)

@@ -1,0 +1,5 @@
+"""One folder for each paper."""
+
+from common.help import without_torch
+
+without_torch()
