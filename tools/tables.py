@@ -1,15 +1,16 @@
 """Every table of the repository, generated from EXPERIMENTS and the published records.
 
-`python -m tools.tables write` rewrites them (make tables), `check` fails where one is out of date (a test), `list` prints the
-whole state of the repository (make list). A generated part of a file stands between `<!-- generated: NAME -->` and
+`python -m tools.tables write` rewrites them (make tables; a test fails where one is out of date), `list` prints the whole state of
+the repository (make list). A generated part of a file stands between `<!-- generated: NAME -->` and
 `<!-- end -->`.
 """
 
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from common.claims import Claim, Experiment, Record, Verdict, values, verdict
 from common.errors import BadInput
@@ -19,12 +20,28 @@ from common.words import columns, duration, label, number, paper_value, said, sp
 from tools.repository import experiments, own_tables, papers, records
 
 
-def claim_rows(paper: str) -> Iterator[tuple[str, Experiment, Claim, list[Record]]]:
-    """(experiment name, experiment, claim, its records by seed) of every claim of a paper, in the order of EXPERIMENTS."""
-    published = records(paper)
+class Row(NamedTuple):
+    """A claim of an experiment, its records by seed, and how all that is written."""
+
+    name: str
+    experiment: Experiment
+    claim: Claim
+    mine: list[Record]
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.experiment, self.claim, self.mine)
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """(claim, the paper's, ours, verdict)."""
+        ours = spread(values(self.claim, self.mine))
+        return label(self.claim), paper_value(self.claim), ours, said(self.claim, self.verdict)
+
+
+def claim_rows(paper: str) -> list[Row]:
+    """Every claim of a paper, in the order of EXPERIMENTS. Raises BadInput: a record is no longer one of its experiment."""
+    published, rows = records(paper), []
     for name, experiment in experiments(paper).items():
-        if experiment.kind == "smoke":
-            continue
         mine = sorted((r for r in published if r["experiment"] == name), key=lambda r: r["seed"])
         for record in mine:
             if changed := differences(record["config"], experiment.config):
@@ -32,8 +49,9 @@ def claim_rows(paper: str) -> Iterator[tuple[str, Experiment, Claim, list[Record
                     f"papers/{paper}/results.json: {name} seed {record['seed']} was run with other hyper-parameters than "
                     f"train.py has now ({', '.join(changed)}); run and publish it again"
                 )
-        for claim in experiment.claims:
-            yield name, experiment, claim, mine
+        if experiment.kind != "smoke":
+            rows += [Row(name, experiment, claim, mine) for claim in experiment.claims]
+    return rows
 
 
 def made_on(mine: list[Record]) -> str:
@@ -56,21 +74,12 @@ def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
 
 def claims_table(paper: str) -> str:
     """For papers/<paper>/README.md."""
-    head = ["experiment", "claim", "where", "paper", "counts as reproduced", "ours", "verdict"]
-    rows = [
-        [
-            f"`{name}`",
-            f"`{label(c)}`",
-            c.source,
-            paper_value(c),
-            tolerance(c),
-            spread(values(c, mine)),
-            said(c, verdict(e, c, mine)),
-        ]
-        for name, e, c, mine in claim_rows(paper)
-    ]
-    reasons = {(label(c), c.why): None for _, _, c, _ in claim_rows(paper) if c.why}
-    return markdown(head, rows) + "".join(f"\n- `{metric}`: {why}" for metric, why in reasons) + "\n"
+    head, rows, reasons = ["experiment", "claim", "where", "paper", "counts as reproduced", "ours", "verdict"], [], {}
+    for row in claim_rows(paper):
+        (claim, theirs, ours, word), c = row.cells(), row.claim
+        rows.append([f"`{row.name}`", f"`{claim}`", c.source, theirs, tolerance(c), ours, word])
+        reasons |= {f"\n- `{claim}`: {c.why}": None} if c.why else {}
+    return markdown(head, rows) + "".join(reasons) + "\n"
 
 
 def runs_table(paper: str) -> str:
@@ -118,12 +127,10 @@ def papers_table(_: str = "") -> str:
     """For README.md: one line a paper, the claims of its headline experiment, and how all of its claims stand."""
     rows = []
     for paper in papers():
-        claims = list(claim_rows(paper))
-        headline = [(e, c, mine) for name, e, c, mine in claims if name == claims[0][0]]
-        theirs = "<br>".join(f"{label(c)} {paper_value(c)}" for _, c, _ in headline)
-        ours = "<br>".join(spread(values(c, mine)) for _, c, mine in headline)
-        verdicts = "<br>".join(said(row[1], verdict(*row)) for row in headline)
-        rows.append([link(paper), f"`{claims[0][0]}`", theirs, ours, verdicts, tally(verdict(*row[1:]) for row in claims)])
+        claims = claim_rows(paper)
+        headline = [row.cells() for row in claims if row.name == claims[0].name]
+        cells = ["<br>".join(column) for column in zip(*((f"{c} {theirs}", *rest) for c, theirs, *rest in headline), strict=True)]
+        rows.append([link(paper), f"`{claims[0].name}`", *cells, tally(row.verdict for row in claims)])
     return markdown(["paper", "headline experiment", "paper's", "ours", "verdict", "all claims"], rows)
 
 
@@ -134,11 +141,11 @@ def tally(verdicts: Iterable[Verdict]) -> str:
 
 def reproductions(_: str = "") -> str:
     """reproductions.md: every claim of every paper."""
-    rows = [
-        [link(p), f"`{n}`", f"{label(c)}, {c.source}", paper_value(c), spread(values(c, m)), said(c, verdict(e, c, m)), made_on(m)]
-        for p in papers()
-        for n, e, c, m in claim_rows(p)
-    ]
+    rows = []
+    for paper in papers():
+        for row in claim_rows(paper):
+            claim, *rest = row.cells()
+            rows.append([link(paper), f"`{row.name}`", f"{claim}, {row.claim.source}", *rest, made_on(row.mine)])
     return markdown(["paper", "experiment", "claim", "paper's", "ours", "verdict", "hardware, time"], rows)
 
 
@@ -146,24 +153,18 @@ def listing() -> str:
     """Plain text for `make list`."""
     rows = [["paper", "experiment", "kind", "claim", "paper's", "verdict so far", "expected cost"]]
     for paper in papers():
-        by_name: dict[str, list[list[str]]] = {}
-        for name, e, c, mine in claim_rows(paper):
-            by_name.setdefault(name, []).append([label(c), paper_value(c), said(c, verdict(e, c, mine))])
+        claims = claim_rows(paper)
         for name, e in experiments(paper).items():
-            for i, claim in enumerate(by_name.get(name, [["–", "–", "–"]])):
-                rows.append([paper, name, e.kind, *claim, e.cost] if i == 0 else ["", "", "", *claim, ""])
+            first, *more = [(c, theirs, word) for c, theirs, _, word in (r.cells() for r in claims if r.name == name)] or [
+                ("–",) * 3
+            ]
+            rows += [[paper, name, e.kind, *first, e.cost], *(["", "", "", *cells, ""] for cells in more)]
     rows.insert(1, ["-" * max(map(len, column)) for column in zip(*rows, strict=True)])
     return "\n".join(columns(rows))
 
 
-BLOCKS = {
-    "claims": claims_table,
-    "runs": runs_table,
-    "readings": readings_table,
-    "records": records_table,
-    "papers": papers_table,
-    "reproductions": reproductions,
-}
+BLOCKS = {"claims": claims_table, "runs": runs_table, "readings": readings_table, "records": records_table}
+BLOCKS |= {"papers": papers_table, "reproductions": reproductions}
 BLOCK = re.compile(r"(<!-- generated: (\w+)[^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -204,12 +205,8 @@ def main(command: str) -> int:
             print(listing())
         elif command == "write":
             write()
-        elif command == "check":
-            for path in (out_of_date := stale()):
-                print(f"{path.relative_to(ROOT)} is out of date: run make tables", file=sys.stderr)
-            return 1 if out_of_date else 0
         else:
-            raise BadInput(f"tools.tables: '{command}' is none of list, write, check")
+            raise BadInput(f"tools.tables: '{command}' is neither list nor write")
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
