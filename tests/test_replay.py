@@ -78,15 +78,6 @@ def test_only_lines_that_rounding_leaves_alone_are_compared(monkeypatch):
         assert [row["step"] for row in one.expected] == steps[:n]
 
 
-def test_fp32_stands_for_bf16_where_that_is_emulated(monkeypatch):
-    record, rows = RECORD | {"precision": "bf16"}, curve(1.001)
-    for emulated, precision, result in ((False, "bf16", "parted at step 10: loss 1 -> 1.001"), (True, "fp32", "same")):
-        monkeypatch.setattr(replay, "emulated", lambda emulated=emulated: emulated)
-        one = Replay(record, curve(1.0), Bound(1e-4, in_fp32=1e-2))
-        one.compare(rows)
-        assert (replay.precision_here(record), one.result) == (precision, result)
-
-
 def test_what_is_not_published_is_refused():
     for arguments in (
         ("nope", "", (), 3),

@@ -9,10 +9,8 @@ machine: if they agree to the last digit, the code has not changed, and the mach
 """
 
 import dataclasses
-import functools
 import io
 import os
-import re
 import runpy
 import signal
 import subprocess
@@ -40,25 +38,21 @@ PRELOAD = ["torch", "torch._dynamo", "accelerate", "tyro", "common.command"]  # 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What rounding may move, of a paper, relatively: in lines up to so many updates (in the first in any case).
-
-    in_fp32: where fp32 has to stand for bf16, on a CPU that has no such instructions.
-    """
+    """What rounding may move, of a paper, relatively: in lines up to so many updates (in the first in any case)."""
 
     tolerance: float = 1e-4
     updates: float = float("inf")
-    in_fp32: float = 1e-3
 
 
 # Measured: records of an AMD EPYC, replayed on an Intel Xeon, without torch.compile. Beside each the largest deviation that was
-# seen, those of fp32 in place of bf16 after the comma, and of a mutated recipe where it is near.
+# seen, and of a mutated recipe where it is near.
 BOUNDS = {
-    "gpt": Bound(1e-4, 100, 1e-4),  # 2.6e-5, 8.0e-6
+    "gpt": Bound(1e-4, 100),  # 2.6e-5
     "lenet": Bound(1e-5, 1000),  # 2.2e-7; 6e-3 after 7,000 updates
     "lstm": Bound(1e-6, 1000),  # 0 in double precision, 6e-8 in single; at the highest rates of 1, 7e-2 after 5,000
     "resnet": Bound(1e-3, 100),  # 3.3e-2 at its first line: its own commit decides
-    "transformer": Bound(2e-4, 40, 1e-3),  # 5.3e-5, 4.8e-4; 2e-3 after 60
-    "vae": Bound(1e-3, 500, 1e-2),  # 4.5e-4, 5.6e-3
+    "transformer": Bound(2e-4, 40),  # 5.3e-5; 2e-3 after 60
+    "vae": Bound(1e-3, 500),  # 4.5e-4
 }
 OTHERWISE = Bound()  # a paper that has not been measured
 
@@ -105,15 +99,13 @@ class Replay:
     def apart(self, before: Row, now: Row) -> str | None:
         """What is other in two lines of one step, or None."""
         self.more |= {*now} - {*before} - {*CLOCK}
-        in_its_precision = precision_here(self.record) == self.record["precision"]
-        tolerance = self.bound.tolerance if in_its_precision else self.bound.in_fp32
         for name in sorted({*before} - {*CLOCK}):
             if name not in now:
                 return f"no {name} today"
             old, new = before[name], now[name]
             off = abs(new - old) / max(abs(old), abs(new), 1e-9)
             self.deviation = max(self.deviation, off)
-            if not off <= tolerance:
+            if not off <= self.bound.tolerance:
                 return f"{name} {old:.6g} -> {new:.6g}"
         return None
 
@@ -144,20 +136,6 @@ def beginnings(paper: str, experiment: str, seeds: Sequence[int], lines: int) ->
         raise BadInput(f"{paper} has no published record of {experiment or 'any experiment'}, seeds {seeds or 'any'}")
 
 
-@functools.cache
-def emulated() -> bool:
-    """Whether this machine has no instructions for bf16."""
-    import torch
-
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return not torch.cuda.is_available() and bool(flags) and not re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags)
-
-
-def precision_here(record: Record) -> str:
-    """The record's own; fp32 in place of bf16 where that is emulated."""
-    return "fp32" if record["precision"] == "bf16" and emulated() else record["precision"]
-
-
 def _child(argv: list[str], folder: str) -> None:
     """What `python -m` does, forked where torch is imported already."""
     log = os.open(f"{folder}/log", os.O_WRONLY | os.O_CREAT)
@@ -171,7 +149,7 @@ def _child(argv: list[str], folder: str) -> None:
 def command(record: Record, folder: str, more: Sequence[str]) -> list[str]:
     """The module and the arguments that make the record again."""
     module = f"papers.{record['paper']}.{'pretrained' if record['kind'] == 'weights' else 'train'}"
-    options = ["--seed", str(record["seed"]), "--out", folder, "--precision", precision_here(record)]
+    options = ["--seed", str(record["seed"]), "--out", folder, "--precision", record["precision"]]
     return [module, record["experiment"], *options, *more]
 
 
@@ -209,7 +187,7 @@ def of_its_commit(replay: Replay, today: Sequence[Row], more: Sequence[str], sec
     if over:
         return None
     steps = {row["step"] for row in replay.expected} & {row["step"] for row in today}
-    twin = Replay(replay.record, [row for row in rows if row["step"] in steps and row["step"] <= until], Bound(1e-9, in_fp32=1e-9))
+    twin = Replay(replay.record, [row for row in rows if row["step"] in steps and row["step"] <= until], Bound(1e-9))
     twin.compare(today)
     return twin.same and twin.step == until
 
