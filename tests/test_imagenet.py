@@ -14,8 +14,8 @@ from PIL import Image
 from common.data import imagenet, mix, permuted, workers
 from common.errors import BadFile, LostWorker
 from tests.loading import EXAMPLES, SAMPLES
+from tests.serving import refused
 from tests.start import Started, finish, newest, processes, record, rows, until
-from tests.test_mnist import refused
 
 LOADING = "tests.loading"
 CLASSES = ["n01440764", "n01443537", "n01484850"]

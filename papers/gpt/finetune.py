@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common import checkpoint
-from common.data.comprehension import fetch_race, fetch_snli, race, snli, story_cloze
-from common.data.glue import fetch_glue, glue, write_submission
-from common.data.labelled import Labelled
+from common.data.glue import Labelled, fetch_glue, glue, write_submission
 from common.data.text import Ragged, by_length, ragged
 from common.errors import BadInput
 from common.options import at_least_one, fraction, positive
@@ -24,6 +22,7 @@ from common.weights import fingerprint
 from papers.gpt import corpus
 from papers.gpt.model import GPT, LSTM, Classifier, auxiliary_loss, combined_loss, finetuning_rate, inputs
 from papers.gpt.pretrain import Pretraining, adam
+from papers.gpt.tasks import fetch_race, fetch_snli, race, snli, story_cloze
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

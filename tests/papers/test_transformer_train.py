@@ -9,8 +9,8 @@ import torch
 
 from common import bleu
 from common.data import mix
-from common.data.parallel import Parallel
 from common.data.text import END, START, Bucketed, decode, encode, load_bpe, train_bpe
+from common.data.translation import Parallel
 from common.provenance import ROOT
 from common.words import judged
 from papers.transformer import sentences, train
