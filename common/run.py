@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from common import checkpoint, provenance
 from common.claims import C, Experiment, Record
 from common.data.order import mix, permuted, share
-from common.data.text import Bucketed
+from common.data.ragged import Bucketed
 from common.data.workers import Reader, Sample
 from common.errors import BadInput, Failed
 from common.files import Metrics, read_rows, write_atomic

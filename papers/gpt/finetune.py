@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from common import checkpoint
 from common.data.glue import Labelled, fetch_glue, glue, write_submission
-from common.data.text import Ragged, by_length, ragged
+from common.data.ragged import Ragged, by_length, ragged
 from common.errors import BadInput
 from common.options import at_least_one, fraction, positive
 from common.run import Run

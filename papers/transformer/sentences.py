@@ -16,11 +16,12 @@ from torch import Tensor
 
 from common import bleu
 from common.data import mix, translation
-from common.data.text import END, SPECIAL, Ragged, encode, load_bpe, ragged, train_bpe
+from common.data.ragged import Ragged, ragged
 from common.data.translation import Parallel
 from common.errors import BadInput
 from common.files import write_atomic
 from common.run import Run
+from papers.transformer.vocabulary import END, SPECIAL, encode, load_bpe, train_bpe
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

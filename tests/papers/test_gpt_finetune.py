@@ -19,7 +19,7 @@ from transformers import OpenAIGPTTokenizer
 
 from common.data import mix, permuted, share
 from common.data.fetch import sha256
-from common.data.text import ragged
+from common.data.ragged import ragged
 from common.errors import BadInput
 from common.words import judged
 from papers.gpt import corpus, finetune, train
