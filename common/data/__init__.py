@@ -1,5 +1,1 @@
-"""Data: batches as a pure function of (seed, step), and the files of a data set."""
-
-from common.data.order import mix, permuted, share
-
-__all__ = ["mix", "permuted", "share"]
+"""Data sets, texts, and batches as a pure function of (seed, step). It knows no run."""

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from common.data import fetch as files
-from common.data import mix
 from common.data.fetch import File, sha256
+from common.data.order import mix
 from common.errors import BadInput
 from common.files import write_atomic
 from common.run import Run

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from common import bleu
-from common.data import mix, translation
+from common.data import translation
+from common.data.order import mix
 from common.data.ragged import Ragged, ragged
 from common.data.translation import Parallel
 from common.errors import BadInput

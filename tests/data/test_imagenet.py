@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import imagenet, mix
+from common.data import imagenet
+from common.data.order import mix
 from tests.serving import refused
 
 CLASSES = ["n01440764", "n01443537", "n01484850"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.data import mix, permuted, workers
+from common.data import workers
+from common.data.order import mix, permuted
 from common.errors import BadFile, BadInput, LostWorker
 from tests.loading import EXAMPLES, SAMPLES
 from tests.start import Started, finish, newest, processes, record, rows, until

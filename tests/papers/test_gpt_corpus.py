@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from common.data import fetch, mix, share
+from common.data import fetch
 from common.data.fetch import File
+from common.data.order import mix, share
 from common.provenance import ROOT
 from papers.gpt import corpus, pretrain, train
 from papers.gpt.corpus import Corpus

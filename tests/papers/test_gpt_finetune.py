@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import OpenAIGPTTokenizer
 
-from common.data import mix, permuted, share
 from common.data.fetch import sha256
+from common.data.order import mix, permuted, share
 from common.data.ragged import ragged
 from common.errors import BadInput
 from common.words import judged

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.data import mix, mnist, permuted
+from common.data import mnist
+from common.data.order import mix, permuted
 from common.words import judged
 from papers.lenet import train
 from papers.lenet.digits import field, made_up

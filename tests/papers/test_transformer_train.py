@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common import bleu
-from common.data import mix
+from common.data.order import mix
 from common.data.ragged import Bucketed
 from common.data.translation import Parallel
 from common.provenance import ROOT

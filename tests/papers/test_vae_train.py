@@ -15,7 +15,7 @@ import torch
 
 from common.checkpoint import checkpoints
 from common.claims import interpolated, measured
-from common.data import mix, permuted
+from common.data.order import mix, permuted
 from papers.vae import faces, train
 from papers.vae import model as vae
 from tests.start import here, newest, record, rows

@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.claims import Claim, Experiment
 from common.command import reproduce
-from common.data import mix
 from common.data.fetch import found
+from common.data.order import mix
 from common.options import positive
 from common.run import Run
 from tests.toy.model import Tagger
