@@ -1,4 +1,4 @@
-"""`gather` on several processes: python -m tests.gathering FOLDER, started once for each by tests/test_data.py."""
+"""`gather` on several processes: python -m tests.gathering FOLDER, started once for each by tests/data/test_order.py."""
 
 import sys
 from pathlib import Path

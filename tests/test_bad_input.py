@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from common import directory as run_directory
-from common.data import require
-from common.errors import BadInput
 from tests.start import Started, here, newest, processes, record, rows, until
 
 TOY = "tests.toy.train"
@@ -78,25 +76,15 @@ def test_tf32_needs_a_gpu(tmp_path):
 def test_missing_data(tmp_path, toy_data):
     refused(
         *here(TOY, "headline", "--out", tmp_path / "o", "--data-dir", tmp_path / "no"),
-        "no data directory",
-        tmp_path / "no",
-        "tests/toy",
+        tmp_path / "no/toy/train.pt",
+        "is missing or empty: get it from tests/toy",
     )
     (tmp_path / "empty").mkdir()
     code, output = here(TOY, "headline", "--out", tmp_path / "o", "--data-dir", tmp_path / "empty")
-    refused(code, output, "toy/train.pt is missing", "--data-dir", "without it runs smoke")
+    refused(code, output, "toy/train.pt is missing or empty", "--data-dir", "make smoke")
     (toy_data / "toy" / "train.pt").write_bytes(b"")
-    refused(*here(TOY, "headline", "--out", tmp_path / "o", "--data-dir", toy_data), "toy/train.pt is empty")
+    refused(*here(TOY, "headline", "--out", tmp_path / "o", "--data-dir", toy_data), "toy/train.pt is missing or empty")
     assert not list(tmp_path.rglob("result.json"))
-
-
-def test_damaged_data(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert require(tmp_path, "set", {"a": digest}, source="x", without="y") == [tmp_path / "a"]
-    (tmp_path / "a").write_bytes(b"abd")
-    with pytest.raises(BadInput, match="a is damaged or another version"):
-        require(tmp_path, "set", {"a": digest}, source="x", without="y")
 
 
 def test_batch_smaller_than_the_number_of_processes(tmp_path):

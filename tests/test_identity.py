@@ -81,7 +81,7 @@ def test_a_finished_run_is_shown_for_its_own_data_only(tmp_path, toy_data, other
     line = next(line for line in output.splitlines() if line.startswith("error: "))
     assert code == 2 and "holds a finished run on other data (sha256 " in line and "claims reproduced" not in output
     code, output = here(TOY, *flags, tmp_path / "nowhere")
-    assert code == 0 and "nothing was run now; the data cannot be compared: " in output and "no data directory" in output
+    assert code == 0 and "nothing was run now; the data cannot be compared: " in output and "is missing or empty" in output
     assert (directory / "result.json").read_bytes() == result
     code, output = here(TOY, *flags, other_data, "--restart")
     assert code == 0 and record(directory)["data"]["sha256"] != json.loads(result)["data"]["sha256"]

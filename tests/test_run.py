@@ -52,7 +52,7 @@ def test_a_line_is_the_token_weighted_mean_over_its_updates(tmp_path):
     """Against the same training written out plainly: one process, whole batches, no dropout."""
     from torch.nn.functional import cross_entropy
 
-    from common.data import mix, permuted
+    from common.data.order import mix, permuted
     from tests.toy.model import Tagger
     from tests.toy.train import PAD, VOCABULARY, sequences
 

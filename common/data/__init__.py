@@ -1,6 +1,1 @@
-"""Data: batches as a pure function of (seed, step), and the files of a data set."""
-
-from common.data.files import require
-from common.data.order import mix, permuted, share
-
-__all__ = ["mix", "permuted", "require", "share"]
+"""Data sets, texts, and batches as a pure function of (seed, step). It knows no run."""

@@ -1,21 +1,33 @@
-"""The tasks of GLUE, downloaded where they are missing.
+"""The tasks of GLUE, downloaded where they are missing; and labelled texts, as others may have them.
 
 A row of a tsv file ends at a newline character only and is split at tabs: quotes are text.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
 from pathlib import Path
 
-from common.data.labelled import HIDDEN, Hub, Labelled, Row, collect, find, shard_rows
-from common.data.parallel import is_shard, lines_of
-from common.errors import BadInput
+from common.data.fetch import sha256
+from common.data.hub import Hub
+from common.data.rows import is_text, lines, reading, shard_rows
 
-GLUE_HUB = "nyu-mll/glue"  # a data set of Hugging Face
-GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+HIDDEN = -1
+Row = tuple[Sequence[str] | None, object]  # an example's texts, None: to be left out; its label
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Examples of a task: each a few texts, and the answer."""
+
+    texts: list[tuple[str, ...]]  # as many texts to an example as the task has
+    labels: list[int] | list[float] | None  # class number, or score (STS-B); None: hidden, as on GLUE's test sets
+    sha256: str  # of the files as they lie there, in order
+    left_out: int = 0  # rows that are no examples: broken, unlabelled, or, only in a training split, with an empty text
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
 
 @dataclass(frozen=True)
@@ -53,36 +65,93 @@ SUBMISSION = {"test": ".tsv", "test_matched": "-m.tsv", "test_mismatched": "-mm.
 def glue(data_dir: Path, task: str, split: str) -> Labelled:
     """A split of a task from data_dir/glue. Nothing is downloaded: `fetch_glue` does that.
 
-    GLUE's own files: CoLA/train.tsv and so on. Where a split has none, Hugging Face's shards: cola/train-*.parquet and so on.
+    GLUE's own files: CoLA/train.tsv and so on. Where a split has none, the hub's shards: cola/train-*.parquet and so on.
 
     Args:
-        task: cola, sst2, mrpc, stsb, qqp, mnli, qnli or rte.
-        split: train, dev or test; of mnli train, dev_matched, dev_mismatched, test_matched or test_mismatched.
+        task: a key of TASKS.
+        split: one of its splits.
 
     Raises:
         BadInput: it is not there, incomplete or damaged; says what was looked for, and what to do.
     """
-    kind, hub, hidden = task_of(task, split), hub_of(data_dir, task), split.startswith("test")
-    files = find("GLUE", glue_places(data_dir, task, split), hub.help)
-    if is_shard(files[0]):
-        columns = dict.fromkeys(kind.columns or kind.texts, str) | {"label": int if kind.classes else float}
-        rows = ((where, texts, label) for where, (*texts, label) in shard_rows("GLUE", files, columns, hub.help))
-    else:
-        rows = tsv_rows(files[0], kind, hub.help, labelled=not hidden)
-    rules = {"width": len(kind.texts), "classes": len(kind.classes), "training": split == "train", "hidden": hidden}
-    return collect("GLUE", files, rows, hub.help, **rules)
+    (hub, [places]), kind = of_glue(data_dir, task, [split]), TASKS[task]
+    columns, hidden, training = (*(kind.columns or kind.texts), "label"), split.startswith("test"), split == "train"
+
+    def rows(path: Path) -> Iterable[Row]:
+        if path.suffix == ".tsv":
+            return tsv_rows(path, kind, hidden=hidden)
+        return ((texts, label) for *texts, label in shard_rows(path, columns))
+
+    return labelled("GLUE", hub.files(places), rows, hub.advice, classes=len(kind.classes), training=training, hidden=hidden)
 
 
 def fetch_glue(data_dir: Path, task: str) -> None:
-    """Download Hugging Face's shards of a task into data_dir/glue/<task>, unless its train and dev splits are there in any layout.
+    """Download the hub's shards of a task, unless its train and dev splits are there in either layout. Raises BadInput: see Hub."""
+    hub, places = of_glue(data_dir, task, [split for split in TASKS[task].splits if not split.startswith("test")])
+    hub.fetch(data_dir, places)
 
-    For the main process only; several runs may do it at once. Killed at any moment it leaves whole shards, or none.
+
+def of_glue(data_dir: Path, task: str, splits: Sequence[str]) -> tuple[Hub, list[list[Path]]]:
+    """The places of these splits."""
+    to, own = data_dir / "glue", TASKS[task].folder
+    hub = Hub("GLUE", "nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c", f"{task}/*", to, f"GLUE's own {own}/*.tsv")
+    shards = {split: f"{split.replace('dev', 'validation')}-*.parquet" for split in splits}
+    return hub, [[to / own / f"{split}.tsv", to / task / f"{split}.tsv", to / task / shards[split]] for split in splits]
+
+
+def tsv_rows(path: Path, task: Task, *, hidden: bool) -> Iterator[Row]:
+    """Raises ValueError: columns or a score are not the task's; what `lines` raises."""
+    every = lines(path)
+    first = next(every).removeprefix("\ufeff")
+    header = first.split("\t")
+    if task.bare and not hidden:
+        header, every = task.bare, chain([first], every)
+    texts, label = [header.index(column) for column in task.texts], None if hidden else header.index(task.label)
+    numbers = {name if task.named else str(i): i for i, name in enumerate(task.classes)}
+    for number, line in enumerate(every, 1):
+        cells = line.split("\t")
+        if len(cells) == len(header):
+            answer = HIDDEN if hidden else cells[label]
+            yield [cells[i] for i in texts], numbers.get(answer, answer) if hidden or numbers else float(answer)
+        elif task.cut and not hidden:
+            yield None, None
+        else:
+            raise ValueError(f"row {number:,} has {len(cells)} columns, not {len(header)}: a tab in a text?")
+
+
+def labelled(
+    name: str, paths: Sequence[Path], rows: Callable[[Path], Iterable[Row]], advice: str, *, classes: int, training: bool,
+    hidden: bool = False, needed: int | None = None,
+) -> Labelled:  # fmt: skip
+    """The examples among the rows of files.
+
+    Args:
+        rows: of a file; their ValueErrors and the like say what is wrong with it.
+        classes: how many; 0: the labels are scores from 0 to 5.
+        training: leave out rows with an empty text, and count them. Elsewhere they are refused.
+        hidden: labels may be.
+        needed: how many of the texts, from the first, may not be empty; None: all.
 
     Raises:
-        BadInput: they cannot be had; the folder cannot be written or read.
+        BadInput: a row has an empty text, or no such label; there is none; says which.
     """
-    splits = [split for split in task_of(task).splits if not split.startswith("test")]
-    hub_of(data_dir, task).fetch(data_dir, *(glue_places(data_dir, task, split) for split in splits))
+    texts, labels, left_out = [], [], 0
+    for path in paths:
+        with reading(name, path, advice):
+            for number, (some, label) in enumerate(rows(path), 1):
+                empty = some is None or not all(map(is_text, some[:needed]))
+                if some is None or (empty and training):
+                    left_out += 1
+                    continue
+                known = isinstance(label, int | float) and (label in range(classes) if classes else 0 <= label <= 5)
+                if empty or not (known or (hidden and label == HIDDEN)):
+                    wanted = f"a class number below {classes}" if classes else "a score from 0 to 5"
+                    raise ValueError(f"row {number:,} has {'an empty text' if empty else f'the label {label}, not {wanted}'}")
+                texts.append(tuple(some))
+                labels.append(label if classes else round(label, 3))  # as the tsv files have it; shards have 32 bits
+            if not texts:
+                raise ValueError("there is no example")
+    return Labelled(texts, None if HIDDEN in labels else labels, sha256(*paths, name=name), left_out)
 
 
 def write_submission(path: Path, task: str, predictions: Sequence[int | float], split: str = "test") -> None:
@@ -93,64 +162,13 @@ def write_submission(path: Path, task: str, predictions: Sequence[int | float], 
         split: of mnli test_matched (MNLI-m.tsv) or test_mismatched (MNLI-mm.tsv).
 
     Raises:
-        BadInput: there is no such task or test split; the file cannot be written.
         ValueError: a prediction is no class, or not finite.
     """
-    kind = task_of(task, split)
-    if split not in SUBMISSION:
-        raise BadInput(f"GLUE: {split} of {task} is not submitted: name {' or '.join(set(kind.splits) & set(SUBMISSION))}")
-    rows = ["index\tprediction"]
+    kind, rows = TASKS[task], ["index\tprediction"]
     for i, prediction in enumerate(predictions):
         if not (prediction in range(len(kind.classes)) if kind.classes else isfinite(prediction)):
             raise ValueError(f"prediction {i} of {task} is {prediction}")
         number = int(prediction) if kind.classes else f"{min(max(float(prediction), 0.0), 5.0):.3f}"
-        rows.append(f"{i}\t{kind.classes[int(prediction)] if kind.named else number}")
-    to = path / f"{kind.folder}{SUBMISSION[split]}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        to.write_text("\n".join(rows) + "\n")
-    except OSError as error:
-        raise BadInput(f"GLUE: cannot write {to.absolute()}: {error.strerror}") from error
-
-
-def task_of(task: str, split: str | None = None) -> Task:
-    """Raises BadInput: there is no such task, or it has no such split."""
-    if task not in TASKS:
-        raise BadInput(f"GLUE: no task {task}: name one of {', '.join(TASKS)}")
-    if split not in (None, *TASKS[task].splits):
-        raise BadInput(f"GLUE: no {split} split of {task}: name one of {', '.join(TASKS[task].splits)}")
-    return TASKS[task]
-
-
-def glue_places(data_dir: Path, task: str, split: str) -> list[Path]:
-    own, hub = data_dir / "glue" / TASKS[task].folder, data_dir / "glue" / task
-    shards = f"{split.replace('dev', 'validation')}-*.parquet"
-    return [own / f"{split}.tsv", hub / f"{split}.tsv", hub / shards, own / shards]
-
-
-def hub_of(data_dir: Path, task: str) -> Hub:
-    return Hub("GLUE", GLUE_HUB, GLUE_REVISION, f"{task}/*", data_dir / "glue", f"GLUE's own {TASKS[task].folder}/*.tsv")
-
-
-def tsv_rows(path: Path, task: Task, help_line: str, *, labelled: bool) -> Iterator[Row]:
-    """Raises BadInput: columns or a label are not the task's; what `lines_of` raises."""
-    there, lines = path.absolute(), lines_of(path, "GLUE")
-    first = next(lines).removeprefix("\ufeff")
-    bare = labelled and task.bare
-    header = task.bare if bare else first.split("\t")
-    if not {*task.texts, *([task.label] if labelled else [])} <= set(header):
-        wanted = ", ".join((*task.texts, task.label) if labelled else task.texts)
-        raise BadInput(f"GLUE: {there}: line 1 names the columns {', '.join(header)}, not {wanted}: {help_line}")
-    texts, label = [header.index(column) for column in task.texts], header.index(task.label) if task.label in header else None
-    numbers = {name if task.named else str(i): i for i, name in enumerate(task.classes)}
-    for number, line in enumerate(chain([first], lines) if bare else lines, 1 if bare else 2):
-        cells, where = line.split("\t"), f"{there}: line {number:,}"
-        if len(cells) == len(header):
-            value = HIDDEN if label is None else numbers.get(cells[label], cells[label])
-            with suppress(ValueError):
-                value = value if numbers else float(value)
-            yield where, [cells[i] for i in texts], value
-        elif labelled and task.cut:
-            yield where, None, None
-        else:
-            raise BadInput(f"GLUE: {where} has {len(cells)} columns, not {len(header)} (a tab in a text?): {help_line}")
+        rows.append(f"{i}\t{kind.classes[number] if kind.named else number}")
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{kind.folder}{SUBMISSION[split]}").write_text("\n".join(rows) + "\n")

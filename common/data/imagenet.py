@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.rows import reading
 from common.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
 
 CLASSES = 1000
 SIZES = {"train": 1_281_167, "val": 50_000}
-SOURCE = (
-    "get it from https://image-net.org (after registration), or with `hf download ILSVRC/imagenet-1k --repo-type dataset "
-    "--local-dir {}` (after accepting its terms), put it there, or name another folder with --data-dir"
+AGAIN = "the same command then goes on from the last checkpoint"
+SORT = (
+    "each split needs a folder for each class; inside val make them with `wget -qO- https://raw.githubusercontent.com/soumith/"
+    "imagenetloader.torch/master/valprep.sh | bash`"
 )
-WITHOUT = "without it run the cifar10 experiments, and every smoke experiment (make smoke)"
-VALPREP = "https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh"
+GET = (
+    "get it from https://image-net.org (after registration), or with `hf download ILSVRC/imagenet-1k --repo-type dataset "
+    "--local-dir {}` (after accepting its terms), or name another folder with --data-dir; `make smoke` runs without"
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,9 @@ class ImageNet:
             with warnings.catch_warnings(action="ignore"):  # of EXIF that is damaged, and of palettes
                 return Image.open(io.BytesIO(content)).convert("RGB")
         except Exception as error:  # PIL has no error of its own for a damaged file
-            known = not isinstance(error, UnidentifiedImageError)
-            reason = error if known else f"no image begins with {content[:8]}" if content else "it is empty"
-            advice = "replace it, then the same command goes on from the last checkpoint"
-            raise BadInput(f"ImageNet: {name} cannot be decoded: {reason}; {advice}") from error
+            unknown = f"no image begins with {content[:8]}" if content else "it is empty"
+            reason = unknown if isinstance(error, UnidentifiedImageError) else error
+            raise BadInput(f"ImageNet: {name} cannot be decoded: {reason}; replace it: {AGAIN}") from error
 
 
 def load(data_dir: Path, split: Literal["train", "val"]) -> ImageNet:
@@ -75,111 +78,69 @@ def load(data_dir: Path, split: Literal["train", "val"]) -> ImageNet:
         BadInput: it is not there, or incomplete; says what was looked for, and what to do.
     """
     folders = [data_dir / "imagenet", data_dir / "imagenet-1k", data_dir]
+    pattern = {"train": "train-*.parquet", "val": "val*-*.parquet"}[split]
     for folder in folders:
         if (folder / split).is_dir():
             return from_folder(folder, split)
-        names = ["train-*.parquet"] if split == "train" else ["validation-*.parquet", "val-*.parquet"]
         for place in (folder, folder / "data"):
-            shards = sorted(path for name in names for path in place.glob(name))
-            if shards:
+            if shards := sorted(place.glob(pattern)):
                 return from_shards(shards, split)
     places = ", ".join(str(folder.absolute()) for folder in folders)
-    shards = "train-*.parquet" if split == "train" else "validation-*.parquet"
-    looked = f"looked for a folder {split}/ with a folder for each class, and for {shards}, in {places}"
-    raise BadInput(f"ImageNet: no {split} images ({looked}): {SOURCE.format(folders[1].absolute())}; {WITHOUT}")
+    raise BadInput(f"ImageNet: no {split}/ and no {pattern} in {places}: {GET.format(folders[1].absolute())}")
 
 
 def from_folder(folder: Path, split: str) -> ImageNet:
     """Raises BadInput: no class folders, empty ones, other ones than the other split's."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
     root, other = (folder / split).absolute(), (folder / {"train": "val", "val": "train"}[split]).absolute()
-    classes, others = classes_of(root), classes_of(other) if other.is_dir() else None
-    if others is not None and classes != others:
-        name = min(set(classes) ^ set(others))
-        has, lacks = (root, other) if name in classes else (other, root)
-        raise BadInput(
-            f"ImageNet: {has / name} is there but {lacks / name} is not ({len(classes):,} classes in {split}, {len(others):,} in "
-            f"{other.name}): both need the same class folders; unpack the missing ones, or delete what is no class"
-        )
-    samples = make_dataset(root, {name: i for i, name in enumerate(classes)}, IMG_EXTENSIONS, allow_empty=True)
+    with reading("ImageNet", root, SORT):
+        classes, numbers = find_classes(root)
+        samples = make_dataset(root, numbers, IMG_EXTENSIONS)
+    with reading("ImageNet", other, SORT):
+        others = find_classes(other)[0] if other.is_dir() else classes
+    for name in sorted({*classes} ^ {*others}):
+        has, lacks = (root, other) if name in numbers else (other, root)
+        raise BadInput(f"ImageNet: {has / name} is there but {lacks / name} is not: unpack it, or delete what is no class")
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-    empty = [classes[i] for i in (labels.bincount(minlength=len(classes)) == 0).nonzero()]
-    if empty:
-        more = f" and {len(empty) - 3:,} more" if len(empty) > 3 else ""
-        raise BadInput(f"ImageNet: no images in {', '.join(str(root / e) for e in empty[:3])}{more}: unpack them again")
     # One array, not a million objects: counting references to those would copy them into every worker.
     names = np.array([os.fsencode(path)[len(os.fsencode(root)) + 1 :] for path, _ in samples])
 
     def read(index: int) -> tuple[str, bytes]:
         path = root / os.fsdecode(names[index])
-        try:
+        with reading("ImageNet", path, f"put it back: {AGAIN}"):
             return str(path), path.read_bytes()
-        except OSError as error:
-            advice = "then the same command goes on from the last checkpoint"
-            raise BadInput(f"ImageNet: {path} cannot be read: {error.strerror}; put it back, {advice}") from error
 
     listing = b"\n".join(b"%s %d" % pair for pair in zip(names.tolist(), labels.tolist(), strict=True))
     return described(read, labels, len(classes), listing, split)
 
 
-def classes_of(root: Path) -> list[str]:
-    """The class folders, sorted. Raises BadInput: there are none."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
-
-    folders, images = [], 0
-    for entry in os.scandir(root):
-        if entry.is_dir():
-            folders.append(entry.name)
-        images += has_file_allowed_extension(entry.name, IMG_EXTENSIONS)
-    if not folders and images:
-        sort = f"sort them, for instance with {VALPREP}, run inside it: wget -qO- {VALPREP} | bash"
-        raise BadInput(f"ImageNet: {root} holds {images:,} images, but no folder for each class: {sort}")
-    if not folders:
-        raise BadInput(f"ImageNet: {root} holds no folder for each class (still packed?): {SOURCE.format(root)}; {WITHOUT}")
-    return sorted(folders)
-
-
 def from_shards(shards: list[Path], split: str) -> ImageNet:
     """Raises BadInput: a shard is missing or damaged, or has other columns; there is no room for the Arrow copy."""
     import datasets
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import read_metadata
 
-    again = "run the same `hf download` again"
-    rows = []
+    folder, again, rows = shards[0].parent.absolute(), "run the same `hf download` again", [0]
     for path in shards:
-        try:
-            with ParquetFile(path) as file:
-                columns, n = file.schema_arrow.names, file.metadata.num_rows
-        except (OSError, ArrowException) as error:
-            raise BadInput(f"ImageNet: {path.absolute()} is damaged ({' '.join(str(error).split())}): {again}") from error
-        if not {"image", "label"} <= set(columns):
-            raise BadInput(f"ImageNet: {path.absolute()} has columns {', '.join(columns)}, not image and label: {again}")
-        rows.append(n)
+        with reading("ImageNet", path, again):
+            rows.append(read_metadata(path).num_rows)
     named = re.search(r"-of-(\d+)", shards[0].name)
     if named and int(named[1]) != len(shards):
-        raise BadInput(f"ImageNet: {shards[0].parent.absolute()} holds {len(shards)} of {int(named[1])} {split} shards: {again}")
+        raise BadInput(f"ImageNet: {folder} holds {len(shards)} of {int(named[1])} {split} shards: {again}")
 
-    cache = shards[0].parent / ".arrow"
-    cache = cache if os.access(cache.parent, os.W_OK) else Path(datasets.config.HF_DATASETS_CACHE)
+    cache = folder / ".arrow" if os.access(folder, os.W_OK) else Path(datasets.config.HF_DATASETS_CACHE)
     if not cache.exists() and int(os.environ.get("RANK", 0)) == 0:
-        print(f"ImageNet: copying {shards[0].parent} to {cache}, once for all runs", file=sys.stderr, flush=True)
-    bars = datasets.are_progress_bars_disabled()
+        print(f"ImageNet: copying {folder} to {cache}, once for all runs", file=sys.stderr, flush=True)
     datasets.disable_progress_bars()
     try:
         data = datasets.Dataset.from_parquet([str(path) for path in shards], cache_dir=str(cache), columns=["image", "label"])
     except (OSError, datasets.exceptions.DatasetGenerationError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         room = f"make room there, or name another folder with $HF_HOME and make this one read-only; if a shard is damaged {again}"
-        raise BadInput(f"ImageNet: {shards[0].parent.absolute()} cannot be copied to {cache} ({reason}): {room}") from error
-    finally:
-        if not bars:
-            datasets.enable_progress_bars()
+        raise BadInput(f"ImageNet: {folder} cannot be copied to {cache} ({reason}): {room}") from error
     data = data.cast_column("image", datasets.Image(decode=False))
     labels = torch.tensor(data.data.column("label").to_numpy(), dtype=torch.int64)
-    names = getattr(data.features["label"], "names", None)
-    starts = np.cumsum([0, *rows])
+    names, starts = getattr(data.features["label"], "names", None), np.cumsum(rows)
 
     def read(index: int) -> tuple[str, bytes]:
         shard = np.searchsorted(starts, index, side="right") - 1

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data import mix
-from common.data.files import fetching, obtain, require, sha256
-from common.data.parallel import sha256_of
+from common.data import fetch as files
+from common.data.fetch import File, sha256
+from common.data.order import mix
 from common.errors import BadInput
 from common.files import write_atomic
 from common.run import Run
@@ -34,22 +34,22 @@ Texts = dict[str, Callable[[], Iterator[str]]]  # split -> its text, in pieces t
 SETTINGS = ("corpus", "tokens", "vocabulary")  # of a run's config: what the file depends on
 PIECE = 100_000  # characters that are encoded at once, or one line
 HELD_OUT = 0.005  # of BooksCorpus, its end; the paper does not say what its perplexity is of
-FILES = {  # file -> md5, sha256, address
-    "tinyshakespeare/input.txt": (
-        "6fb458f1232090904fb40fe944165e91", "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+FILES = {
+    "tinyshakespeare/input.txt": File(
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        ["https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"],
     ),
-    "wikitext-2/train.txt": (
-        "34a77ebe59551b3a3b3d8c0a2797c976", "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
-        "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/train.txt",
+    "wikitext-2/train.txt": File(
+        "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
+        ["https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/train.txt"],
     ),
-    "wikitext-2/valid.txt": (
-        "d756d22ab2310e7e60c094bea5c5a8eb", "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
-        "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/valid.txt",
+    "wikitext-2/valid.txt": File(
+        "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+        ["https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/valid.txt"],
     ),
-    "wikitext-2/test.txt": (
-        "781c9418ab9414bd09e4aad825aae752", "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
-        "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/test.txt",
+    "wikitext-2/test.txt": File(
+        "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+        ["https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/test.txt"],
     ),
 }  # fmt: skip
 
@@ -103,7 +103,7 @@ def digest_here(corpus: str, data_dir: Path) -> str | None:
     if corpus == "made-up":
         return read(corpus, data_dir)[1]["sha256"]
     if corpus == "bookscorpus":
-        return sha256_of(books(data_dir), "BooksCorpus") if any((data_dir / "bookscorpus").glob("*")) else None
+        return sha256(*books(data_dir), name="BooksCorpus") if any((data_dir / "bookscorpus").glob("*")) else None
     paths = [data_dir / name for name in FILES if name.startswith(corpus)]
     return ",".join(map(sha256, paths)) if all(path.exists() for path in paths) else None
 
@@ -176,11 +176,11 @@ def read(corpus: str, data_dir: Path) -> tuple[Texts, dict[str, Any]]:
         return {"train": lambda: pieces([text[:36_000]]), "val": lambda: pieces([text[36_000:]])}, about
     if corpus == "bookscorpus":
         paths = books(data_dir)
-        about = about_it(corpus, sha256_of(paths, "BooksCorpus"), files=len(paths))
+        about = about_it(corpus, sha256(*paths, name="BooksCorpus"), files=len(paths))
         return {"train": lambda: pieces(chain.from_iterable(map(lines_of, paths)))}, about
     fetch(data_dir, corpus)
     texts = {name: (data_dir / name).read_bytes().decode() for name in FILES if name.startswith(corpus)}
-    digest = ",".join(FILES[name][1] for name in texts)
+    digest = ",".join(FILES[name].sha256 for name in texts)
     if corpus == "tinyshakespeare":
         (text,) = texts.values()
         cut = int(0.9 * len(text))  # karpathy/nanoGPT, data/shakespeare_char/prepare.py
@@ -214,18 +214,7 @@ def fetch(data_dir: Path, corpus: str) -> None:
     Raises:
         BadInput: a file cannot be had, or one that is there is another.
     """
-    wanted = {name: facts for name, facts in FILES.items() if name.startswith(corpus)}
-    without = "every smoke experiment (make smoke), and papers whose data is generated"
-    missing = {name: facts for name, facts in wanted.items() if not (data_dir / name).exists()}
-    if missing:
-        with fetching(data_dir, corpus, to=data_dir / corpus, without=without) as folder:
-            for name, (md5, _, url) in missing.items():
-                to, advice = data_dir / name, f"get it from {url} and put it there"
-                got = obtain(to, md5, [url], folder, name=corpus, wanted=to, advice=advice, without=without)
-                to.parent.mkdir(exist_ok=True)
-                os.replace(got, to)
-    digests = {name: digest for name, (_, digest, _) in wanted.items()}
-    require(data_dir, corpus, digests, source=next(iter(wanted.values()))[2].rpartition("/")[0], without=without)
+    files.fetch(data_dir, corpus, {name: file for name, file in FILES.items() if name.startswith(corpus)})
 
 
 def books(data_dir: Path) -> list[Path]:

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common import directory
-from common.data.comprehension import fetch_race, fetch_snli, race, snli, story_cloze
-from common.data.glue import fetch_glue, glue, write_submission
-from common.data.labelled import Labelled
+from common.data.glue import Labelled, fetch_glue, glue, write_submission
 from common.data.order import shuffled
-from common.data.text import Ragged, by_length, ragged
+from common.data.ragged import Ragged, by_length, ragged
 from common.errors import BadInput
 from common.options import at_least_one, fraction, positive
 from common.run import Run
@@ -25,6 +23,7 @@ from common.weights import fingerprint
 from papers.gpt import corpus
 from papers.gpt.model import GPT, LSTM, Classifier, auxiliary_loss, combined_loss, finetuning_rate, inputs
 from papers.gpt.pretrain import Pretraining, adam
+from papers.gpt.tasks import fetch_race, fetch_snli, race, snli, story_cloze
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from common.claims import Claim, Experiment, Record
 from common.command import reproduce
-from common.data import mix, mnist, permuted
+from common.data import mnist
+from common.data.order import mix, permuted
 from common.options import at_least_one, positive
 from common.run import Run
 from common.words import spread

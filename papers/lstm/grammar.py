@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from common.data import mix
+from common.data.order import mix
 from common.options import at_least_one, positive
 from common.run import Run
 from papers.lstm.model import LSTM, Biased, squared_error

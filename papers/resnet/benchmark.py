@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.benchmark import compare
-from common.data import imagenet, permuted, workers
+from common.data import imagenet, workers
+from common.data.order import permuted
 from papers.resnet.images import crop, draw_crops, made_up, random_crop, windows
 from papers.resnet.model import CifarResNet, resnet50
 

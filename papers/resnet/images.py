@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data import mix
+from common.data.order import mix
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -191,7 +191,7 @@ class Cifar10Data:
 
     def __init__(self, run: Run[Cifar]) -> None:
         if run.config.data == "made-up":
-            data = cifar.CIFAR10(*made_up(256, 0), *made_up(100, 1), sha256="")
+            data = cifar.CIFAR(*made_up(256, 0), *made_up(100, 1), sha256="")
         else:
             run.on_main(lambda: cifar.fetch(run.data_dir))
             data = cifar.load(run.data_dir)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.benchmark import compare
-from common.data import parallel
-from common.data.text import END, PAD, START, Bucketed, Ragged, encode, ragged, train_bpe
+from common.data import translation
+from common.data.ragged import Bucketed, Ragged, ragged
 from papers.transformer.model import Transformer, beam_search, positional_encoding, smoothed_loss
 from papers.transformer.train import EXPERIMENTS, attention_kernel, loss, shifted_right
+from papers.transformer.vocabulary import END, PAD, START, encode, train_bpe
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CONFIG = EXPERIMENTS["multi30k-de-en"].config
@@ -50,7 +51,7 @@ class Straightforward(nn.Module):
 def pairs(data_dir: Path, n: int) -> tuple[Ragged, Ragged, int]:
     """n sentence pairs as tokens, and V."""
     if (data_dir / "multi30k").is_dir():
-        texts = parallel.multi30k(data_dir, "de", "en", "train")
+        texts = translation.multi30k(data_dir, "de", "en", "train")
         tokenizer = train_bpe([*texts.source, *texts.target], CONFIG.vocabulary)
         print(f"{n:,} pairs of Multi30k, German to English")
         sides, V = [encode(tokenizer, side[:n]) for side in (texts.source, texts.target)], tokenizer.get_vocab_size()

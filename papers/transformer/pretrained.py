@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from common.bleu import sacrebleu, signature
 from common.claims import Claim, Experiment
 from common.command import evaluate_weights
-from common.data.parallel import Parallel, read_pair
-from common.data.text import ragged
+from common.data.ragged import ragged
+from common.data.translation import Parallel, read_pair
 from common.errors import BadInput
 from common.files import write_atomic
 from common.options import at_least_one

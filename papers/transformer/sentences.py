@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 
 from common import bleu
-from common.data import mix, parallel
-from common.data.parallel import Parallel
-from common.data.text import END, SPECIAL, Ragged, encode, load_bpe, ragged, train_bpe
+from common.data import translation
+from common.data.order import mix
+from common.data.ragged import Ragged, ragged
+from common.data.translation import Parallel
 from common.errors import BadInput
 from common.files import write_atomic
 from common.run import Run
+from papers.transformer.vocabulary import END, SPECIAL, encode, load_bpe, train_bpe
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SPLITS = {  # data -> its training, validation and test sets, by the names of parallel.py
+SPLITS = {  # data -> its training, validation and test sets, by the names of translation.py
     "wmt14": ("train", "newstest2013", "newstest2014"),
     "multi30k": ("train", "val", "test_2016_flickr"),
 }
@@ -146,8 +148,8 @@ def read(run: Run) -> list[Parallel]:
     if config.data == "made-up":
         return [made_up(300, 0), made_up(20, 1), made_up(20, 2)]
     fetch, get = {
-        "wmt14": (parallel.fetch_wmt14, parallel.wmt14),
-        "multi30k": (parallel.fetch_multi30k, parallel.multi30k),
+        "wmt14": (translation.fetch_wmt14, translation.wmt14),
+        "multi30k": (translation.fetch_multi30k, translation.multi30k),
     }[config.data]
     fetch(run.data_dir, config.source, config.target)
     return [get(run.data_dir, config.source, config.target, split) for split in SPLITS[config.data]]

@@ -28,13 +28,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from common import bleu
 from common.claims import Claim, Experiment
 from common.command import reproduce
-from common.data.text import END, PAD, START, Bucketed, Ragged, by_length, decode
+from common.data.ragged import Bucketed, Ragged, by_length
 from common.options import at_least_one, fraction, positive
 from common.processes import bare
 from common.run import Run
 from papers.transformer import sentences
 from papers.transformer.model import Transformer, average_, beam_search, length_penalty, rate, smoothed_loss
 from papers.transformer.sentences import Pairs
+from papers.transformer.vocabulary import END, PAD, START, decode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

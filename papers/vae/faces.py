@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.data import require
+from common.data.fetch import found
 from common.errors import BadInput
 
 FILE, SHAPE = "frey_rawface.mat", (560, 1965)
@@ -19,7 +19,7 @@ def load(data_dir: Path) -> tuple[Tensor, str]:
     Raises:
         BadInput: the file is missing or is not Frey Face; says where to get it, where to put it.
     """
-    [path] = require(data_dir, "Frey Face", {FILE: None}, source=SOURCE, without="all experiments on MNIST")
+    [path] = found(data_dir, "Frey Face", {FILE: None}, source=SOURCE)
     from scipy.io import loadmat
 
     try:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from common.claims import Claim, Experiment, Record, reached
 from common.command import reproduce
-from common.data import mix, mnist
-from common.data.order import permuted, shuffled
+from common.data import mnist
+from common.data.order import mix, permuted, shuffled
 from common.options import at_least_one
 from common.processes import bare
 from common.run import Run

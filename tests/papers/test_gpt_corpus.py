@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from common.data import files, mix, share
+from common.data import fetch
+from common.data.fetch import File
+from common.data.order import mix, share
 from common.provenance import ROOT
 from papers.gpt import corpus, pretrain, train
 from papers.gpt.corpus import Corpus
 from papers.gpt.model import GPT, pretraining_rate
+from tests.serving import FAILURES, Handler, refused, serving
 from tests.start import here, newest, record, rows
-from tests.test_mnist import FAILURES, Handler, refused, serving
 
 SCRIPT, OUT = "papers.gpt.train", "gpt/smoke/seed0"
 SMOKE = train.EXPERIMENTS["smoke"].config
@@ -365,9 +367,9 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     body = b"Speak, speak.\n" * 500
     with serving(Handler, {"input.txt": body}) as made:
-        digests = hashlib.md5(body).hexdigest(), hashlib.sha256(body).hexdigest()
+        digest = hashlib.sha256(body).hexdigest()
         made.says = lambda how: monkeypatch.setitem(
-            corpus.FILES, "tinyshakespeare/input.txt", (*digests, f"{made.mirror(how)}input.txt")
+            corpus.FILES, "tinyshakespeare/input.txt", File(digest, [f"{made.mirror(how)}input.txt"])
         )
         made.says("good")
         yield made
@@ -388,14 +390,14 @@ def test_download(server, tmp_path):
     corpus.fetch(data_dir, "tinyshakespeare")
     assert len(server.asked) == 1, "once is enough"
     (data_dir / "tinyshakespeare/input.txt").write_text("mine")
-    assert "is damaged or another version" in refused(corpus.fetch, data_dir, "tinyshakespeare")
+    assert "is not the official file" in refused(corpus.fetch, data_dir, "tinyshakespeare")
     assert (data_dir / "tinyshakespeare/input.txt").read_text() == "mine" and len(server.asked) == 1
 
 
 @pytest.mark.parametrize("how", ["missing", "wrong", "cut", "silent"])
 def test_bad_server(how, server, tmp_path, monkeypatch):
     """It is one line that leaves nothing behind."""
-    monkeypatch.setattr(files, "TIMEOUT", 0.3)
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
     server.says(how)
     message = refused(corpus.fetch, tmp_path, "tinyshakespeare")
     where = tmp_path / "tinyshakespeare/input.txt"

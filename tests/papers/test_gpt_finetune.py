@@ -17,21 +17,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import OpenAIGPTTokenizer
 
-from common.data import mix, permuted, share
-from common.data.comprehension import ENDINGS, STORIES, STORY
-from common.data.files import sha256
-from common.data.text import ragged
+from common.data.fetch import sha256
+from common.data.order import mix, permuted, share
+from common.data.ragged import ragged
 from common.errors import BadInput
 from common.words import judged
 from papers.gpt import corpus, finetune, train
 from papers.gpt.finetune import TASKS, Examples, Finetuning, examples, measure, name_of, predictions, scores, transfer
 from papers.gpt.model import GPT, LSTM, Classifier
 from papers.gpt.pretrain import Pretraining
+from papers.gpt.tasks import ENDINGS, STORIES, STORY
+from tests.data.test_glue import FOLDERS, TSV
+from tests.papers.test_gpt_tasks import jsonl
 from tests.parity.test_gpt_weights import converted, reference, vocabulary  # noqa: F401
+from tests.serving import put
 from tests.start import Started, finish, here, newest, processes, record, rows, until
-from tests.test_comprehension import jsonl
-from tests.test_glue import FOLDERS, TSV
-from tests.test_parallel import put
 from tests.test_standing import assert_close, assert_equal, lines_so_far
 
 SCRIPT, OUT = "papers.gpt.train", "gpt/smoke-finetuning/seed0"

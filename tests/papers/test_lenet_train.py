@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torchvision
 
-from common.data import mix, mnist, permuted
+from common.data import mnist
+from common.data.order import mix, permuted
 from common.words import judged
 from papers.lenet import train
 from papers.lenet.digits import field, made_up
@@ -190,8 +190,9 @@ def test_the_bounds_of_what_is_said_of_the_training():
 
 @pytest.mark.parametrize("state", ["empty", "missing", "truncated"])
 def test_bad_data_is_one_line(state, tmp_path, monkeypatch):
-    """tests/test_mnist.py has every other kind."""
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens
+    """tests/data/test_fetch.py has every other kind."""
+    nobody = {name: file._replace(urls=["http://127.0.0.1:9/"]) for name, file in mnist.FILES.items()}
+    monkeypatch.setattr(mnist, "FILES", nobody)
     directory = tmp_path / "data"
     if state != "missing":
         (directory / "MNIST/raw").mkdir(parents=True)
@@ -203,7 +204,7 @@ def test_bad_data_is_one_line(state, tmp_path, monkeypatch):
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert code == 2 and len(lines) == 1 and "Traceback" not in output, output
     assert str(directory / "MNIST/raw/train-images-idx3-ubyte") in lines[0]
-    assert ("is truncated: 47,040,016 bytes" if state == "truncated" else "cannot be downloaded") in lines[0]
+    assert ("(17 bytes, sha256 " if state == "truncated" else "cannot be downloaded") in lines[0]
 
 
 @pytest.mark.parametrize(

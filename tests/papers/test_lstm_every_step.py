@@ -5,7 +5,7 @@ from random import Random
 import pytest
 import torch
 
-from common.data import mix
+from common.data.order import mix
 from papers.lstm.baseline import SelfRecurrentNet
 from papers.lstm.grammar import Grammar, right, sets
 from papers.lstm.model import LSTM, InputGateNet, squared_error, weights

@@ -7,7 +7,7 @@ import types
 
 import torch
 
-from common.data import mix
+from common.data.order import mix
 from papers.lstm.model import LSTM
 from papers.lstm.sequence_end import CHUNK, Config, Solved, evaluate
 from papers.lstm.tasks import TASKS

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from common.data import mix, permuted
+from common.data.order import mix, permuted
 from common.words import judged
 from papers.resnet import images, train
 from papers.resnet.model import CifarResNet

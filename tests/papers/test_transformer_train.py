@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from common import bleu
-from common.data import mix
-from common.data.parallel import Parallel
-from common.data.text import END, START, Bucketed, decode, encode, load_bpe, train_bpe
+from common.data.order import mix
+from common.data.ragged import Bucketed
+from common.data.translation import Parallel
 from common.provenance import ROOT
 from common.words import judged
 from papers.transformer import sentences, train
 from papers.transformer.model import Transformer, beam_search
+from papers.transformer.vocabulary import END, START, decode, encode, load_bpe, train_bpe
 from tests.start import finish, here, newest, processes, record, rows
 from tools.repository import experiments, records
 

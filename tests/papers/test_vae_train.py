@@ -355,9 +355,10 @@ def test_a_file_that_is_not_frey_face(state, tmp_path):
 
 
 def test_missing_mnist_is_one_line(tmp_path, monkeypatch):
-    from torchvision.datasets import MNIST
+    from common.data import mnist
 
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    nobody = {name: file._replace(urls=["http://127.0.0.1:9/"]) for name, file in mnist.FILES.items()}
+    monkeypatch.setattr(mnist, "FILES", nobody)
     code, output = here(SCRIPT, "mnist-nz20", "--data-dir", tmp_path / "data", "--out", tmp_path / "runs")
     assert code == 2 and output.splitlines()[-1].startswith("error: MNIST: ") and "cannot be downloaded" in output
 

@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.claims import Claim, Experiment
 from common.command import reproduce
-from common.data import mix, require
-from common.data.order import shuffled
+from common.data.fetch import found
+from common.data.order import mix, shuffled
 from common.options import positive
 from common.run import Run
 from tests.toy.model import Tagger
@@ -79,7 +79,7 @@ def train(run: Run[Config]) -> dict[str, float]:
         splits = sequences(TRAIN, mix("toy")), sequences(TEST, mix("toy test"))
     else:
         files = {"toy/train.pt": None, "toy/test.pt": None}
-        splits = [torch.load(p) for p in require(run.data_dir, "toy", files, source="tests/toy", without="smoke")]
+        splits = [torch.load(p) for p in found(run.data_dir, "toy", files, source="tests/toy")]
     data, test = (tuple(t.to(run.device) for t in split) for split in splits)
     digest = hashlib.sha256(b"".join(t.numpy().tobytes() for split in splits for t in split)).hexdigest()
     run.describe_data(name="toy", sha256=digest, train=TRAIN, test=TEST, stand_in=smoke)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.data import mix, permuted, share
+from common.data.order import mix, permuted, share
 from tests.start import finish, processes
 
 

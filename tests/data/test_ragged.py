@@ -1,54 +1,19 @@
-"""Texts as numbers: byte-pair encoding, ragged sequences, batches of about one length."""
+"""Ragged sequences, and batches of about one length."""
 
 import pytest
 import torch
 
-from common.data import text
-from common.data.text import END, PAD, SPECIAL, START, UNKNOWN, Bucketed
-from common.errors import BadInput
-
-TEXTS = ["Ein Mann schläft.", "a man sleeps, a man eats", "Ein Mann isst - schläft er?", "two men (and a dog) sleep."] * 5
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return text.train_bpe(TEXTS, 80)
-
-
-def test_bpe_gives_the_text_back(tokenizer):
-    tokens = text.encode(tokenizer, TEXTS, chunk=3)
-    assert text.decode(tokenizer, tokens.padded(torch.arange(len(TEXTS)))) == TEXTS
-    assert text.decode(tokenizer, torch.tensor([[START, *tokenizer.encode("a dog").ids, END, PAD]])) == ["a dog"]
-    assert tokenizer.encode("a man").tokens == ["▁a", "▁man"], "what is frequent is one token, with the space before it"
-    assert tokenizer.encode("sleep.").tokens[-1] == ".", "punctuation stands alone"
-
-
-def test_bpe_is_learned_alike_each_time_and_begins_with_the_special_tokens(tokenizer):
-    assert text.train_bpe(iter(TEXTS), 80).to_str() == tokenizer.to_str()
-    assert [tokenizer.id_to_token(i) for i in range(4)] == list(SPECIAL)
-    assert text.train_bpe(TEXTS, 40).get_vocab_size() == 40 < tokenizer.get_vocab_size() <= 80
-    assert UNKNOWN in tokenizer.encode("a 猫").ids and UNKNOWN not in tokenizer.encode("tods").ids
-
-
-def test_a_vocabulary_is_read_or_refused(tokenizer, tmp_path):
-    tokenizer.save(str(tmp_path / "good.json"))
-    assert text.load_bpe(tmp_path / "good.json").to_str() == tokenizer.to_str()
-    (tmp_path / "cut.json").write_text((tmp_path / "good.json").read_text()[:500])
-    (tmp_path / "other.json").write_text((tmp_path / "good.json").read_text().replace("<pad>", "[PAD]"))
-    for name, said in (("none.json", "No such file"), ("cut.json", "cannot read"), ("other.json", "begins with")):
-        with pytest.raises(BadInput, match=said) as refused:
-            text.load_bpe(tmp_path / name)
-        assert "\n" not in str(refused.value) and name in str(refused.value)
+from common.data.ragged import Bucketed, ragged
 
 
 def test_ragged_sequences_are_padded_to_the_longest_that_is_asked():
     sequences = [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14]]
-    ragged = text.ragged(sequences)
-    assert len(ragged) == 4 and ragged.lengths.tolist() == [3, 1, 2, 4]
-    assert ragged.padded(torch.tensor([1, 2])).tolist() == [[8, PAD], [9, 10]]
-    assert ragged.padded(torch.tensor([3, 1, 0])).tolist() == [[11, 12, 13, 14], [8, 0, 0, 0], [5, 6, 7, 0]]
-    assert ragged.padded(torch.tensor([3])).dtype == torch.int64
-    some = ragged.subset(torch.tensor([True, False, True, True]))
+    four = ragged(sequences)
+    assert len(four) == 4 and four.lengths.tolist() == [3, 1, 2, 4]
+    assert four.padded(torch.tensor([1, 2])).tolist() == [[8, 0], [9, 10]]
+    assert four.padded(torch.tensor([3, 1, 0])).tolist() == [[11, 12, 13, 14], [8, 0, 0, 0], [5, 6, 7, 0]]
+    assert four.padded(torch.tensor([3])).dtype == torch.int64
+    some = four.subset(torch.tensor([True, False, True, True]))
     assert some.padded(torch.arange(3)).tolist() == [[5, 6, 7, 0], [9, 10, 0, 0], [11, 12, 13, 14]]
 
 

@@ -1,61 +1,14 @@
-"""Texts as numbers: byte-pair encoding, sequences of different lengths on one device, and batches of about one length."""
+"""Sequences of different lengths on one device, and batches of about one length."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from common.data.order import mix, permuted
-from common.errors import BadInput
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-PAD, START, END, UNKNOWN = range(4)
-
-
-def train_bpe(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
-    """Byte-pair encoding (Sennrich et al., 2016) of characters, learned from texts; words hold the space before them.
-
-    What it encodes it decodes to the same text but for runs of spaces, and characters that it did not learn.
-
-    Args:
-        vocabulary: how many tokens at most, SPECIAL among them.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNKNOWN]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), limit_alphabet=1000, min_frequency=2, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def load_bpe(path: Path) -> "Tokenizer":
-    """A tokenizer.json whose first tokens are SPECIAL, as `train_bpe(...).save(...)` writes it.
-
-    Raises:
-        BadInput: it is not there, or no such file; says what to do.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(path.read_text())
-    except Exception as error:  # tokenizers has no error of its own
-        raise BadInput(f"cannot read the vocabulary {path}: {error}; name a tokenizer.json of the tokenizers library") from error
-    first = tuple(tokenizer.id_to_token(i) for i in range(len(SPECIAL)))
-    if first != SPECIAL:
-        raise BadInput(f"the vocabulary {path} begins with {first}, not with {SPECIAL}: train one with them as special_tokens")
-    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -80,7 +33,7 @@ class Ragged:
         """The sequences where keep (n,), bool, is True."""
         return Ragged(self.tokens[keep.repeat_interleave(self.lengths)], self.lengths[keep])
 
-    def padded(self, rows: Tensor, pad: int = PAD) -> Tensor:
+    def padded(self, rows: Tensor, pad: int = 0) -> Tensor:
         """The sequences of these numbers (B,), which are on the CPU, padded to the longest: (B, T), int64, where the tokens are."""
         lengths, device = self.lengths[rows], self.tokens.device
         places = torch.arange(int(lengths.max()), device=device)
@@ -95,17 +48,6 @@ def ragged(sequences: Iterable[Sequence[int]]) -> Ragged:
 
     arrays = [np.asarray(sequence, np.int32) for sequence in sequences]
     return Ragged(torch.from_numpy(np.concatenate(arrays)), torch.tensor([len(array) for array in arrays]))
-
-
-def encode(tokenizer: "Tokenizer", texts: Sequence[str], chunk: int = 100_000) -> Ragged:
-    """The tokens of each text, and END."""
-    chunks = (texts[at : at + chunk] for at in range(0, len(texts), chunk))
-    return ragged([*each.ids, END] for chunk in chunks for each in tokenizer.encode_batch(chunk))
-
-
-def decode(tokenizer: "Tokenizer", tokens: Tensor) -> list[str]:
-    """Padded tokens (B, T) as texts, without SPECIAL."""
-    return tokenizer.decode_batch(tokens.tolist())
 
 
 def by_length(lengths: Tensor, tokens: int) -> Iterator[Tensor]:

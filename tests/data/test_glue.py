@@ -1,19 +1,14 @@
-"""GLUE's tasks: the same examples from both layouts, downloaded where they are missing, and bad ones refused in one line."""
+"""GLUE's tasks: the same examples from both layouts, and bad ones refused in one line. test_hub.py has downloads."""
 
 import hashlib
-import re
-from functools import partial
 
-import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.data.glue import GLUE_HUB, GLUE_REVISION, TASKS, fetch_glue, glue, write_submission
-from common.data.parallel import WMT14_REVISION
+from common.data.glue import TASKS, fetch_glue, glue, write_submission
 from common.provenance import ROOT
-from tests.test_mnist import refused, serving
-from tests.test_parallel import Hub, put, unprivileged
+from tests.serving import put, refused
 
 MNLI = "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse\t"
 STSB = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2"
@@ -74,12 +69,6 @@ def labels(task, values):
     return {"label": pa.array(values, pa.float32() if task == "stsb" else pa.int64())}
 
 
-@pytest.fixture
-def cola(tmp_path):
-    """What `glue` refuses CoLA's dev split with, when this is its file."""
-    return lambda text: refused(glue, tmp_path, "cola", "dev") if put(tmp_path / "glue/CoLA/dev.tsv", text) else None
-
-
 @pytest.mark.parametrize("task", TSV)
 def test_both_layouts(task, tmp_path):
     """The same examples; hidden labels; tsv files first, split by split."""
@@ -120,49 +109,14 @@ def test_the_gold_label_of_mnli(tmp_path):
 
 def test_rows_cut_in_two(tmp_path):
     """QQP's are left out and counted where there are labels; a row of the test split is one of the submission's."""
-    put(
-        tmp_path / "glue/QQP/train.tsv",
-        lines("qqp", "101") + '7\t1\t2\tWho is "\n\tWas he real?\t0\n8\t1\t2\ta\t\t0\n9\t1\t2\ta\tb\t1',
-    )
+    cut = '7\t1\t2\tWho is "\n\tWas he real?\t0\n'
+    put(tmp_path / "glue/QQP/train.tsv", lines("qqp", "101") + cut + "8\t1\t2\ta\t\t0\n9\t1\t2\ta\tb\t1")
     found = glue(tmp_path, "qqp", "train")
     assert (found.labels, found.left_out, found.texts[-1]) == ([1, 0, 1, 1], 3, ("a", "b"))
-    put(tmp_path / "glue/QQP/dev.tsv", lines("qqp", "101") + '7\t1\t2\tWho is "\n\tWas he real?\t0\n')
+    put(tmp_path / "glue/QQP/dev.tsv", lines("qqp", "101") + cut)
     assert (len(glue(tmp_path, "qqp", "dev")), glue(tmp_path, "qqp", "dev").left_out) == (3, 2)
-    put(tmp_path / "glue/QQP/test.tsv", lines("qqp") + "7\tWho is\n")
-    assert "QQP/test.tsv: line 5 has 2 columns, not 3" in refused(glue, tmp_path, "qqp", "test")
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("g\t1\t\ta\ng\t1\t\tb\tc\n", "{0}: line 2 has 5 columns, not 4 (a tab in a text?)"),
-        ("g\t1\t\ta\ng\t1\tb\n", "{0}: line 2 has 3 columns, not 4"),
-        ("g\t1\t\ta\ng\t2\t\tb\n", "{0}: line 2 has the label 2, not a class number below 2"),
-        ("g\tacceptable\t\ta\n", "{0}: line 1 has the label acceptable, not"),
-        ("g\t-1\t\ta\n", "{0}: line 1 has the label -1, not"),
-        ("g\t1\t\ta\ng\t1\t\t \u2003\n", "{0}: line 2 has an empty text"),
-        (b"g\t1\t\ta\ng\t1\t\t\xfc\n", "{0}: line 2 is not UTF-8 (byte 6: invalid start byte)"),
-        ("", "{0} is empty"),
-    ],
-)
-def test_bad_tsv(text, reason, cola, tmp_path):
-    assert reason.format(tmp_path / "glue/CoLA/dev.tsv") in cola(text)
-
-
-@pytest.mark.parametrize(
-    ("task", "text", "reason"),
-    [
-        ("sst2", "sentence\tlabel\n", "no example in {0}"),
-        ("sst2", "sentence\tscore\n", "{0}: line 1 names the columns sentence, score, not sentence, label"),
-        ("stsb", f"{STSB}\tscore\n" + "x\t" * 9 + "nan\n", "{0}: line 2 has the label nan, not a score from 0 to 5"),
-        ("stsb", f"{STSB}\tscore\n" + "x\t" * 9 + "5.1\n", "{0}: line 2 has the label 5.1, not a score"),
-        ("stsb", f"{STSB}\tscore\n" + "x\t" * 9 + "\n", "{0}: line 2 has the label , not a score"),
-        ("rte", "index\tsentence1\tsentence2\tlabel\n1\ta\tb\t1\n", "{0}: line 2 has the label 1, not a class"),
-    ],
-)
-def test_bad_columns(task, text, reason, tmp_path):
-    path = put(tmp_path / "glue" / FOLDERS[task] / "dev.tsv", text)
-    assert reason.format(path) in refused(glue, tmp_path, task, "dev")
+    path = put(tmp_path / "glue/QQP/test.tsv", lines("qqp") + "7\tWho is\n")
+    assert f"{path} (row 4 has 2 columns, not 3: a tab in a text?)" in refused(glue, tmp_path, "qqp", "test")
 
 
 def test_empty_texts_in_training(tmp_path):
@@ -171,53 +125,68 @@ def test_empty_texts_in_training(tmp_path):
     assert (found.texts, found.labels, found.left_out) == ([("a",), ("b",)], [1, 0], 1)
 
 
+@pytest.mark.parametrize(
+    ("task", "text", "reason"),
+    [
+        ("cola", "g\t1\t\ta\ng\t1\t\tb\tc\n", "row 2 has 5 columns, not 4: a tab in a text?"),
+        ("cola", "g\t1\t\ta\ng\t1\tb\n", "row 2 has 3 columns, not 4"),
+        ("cola", "g\t1\t\ta\ng\t2\t\tb\n", "row 2 has the label 2, not a class number below 2"),
+        ("cola", "g\tacceptable\t\ta\n", "row 1 has the label acceptable, not"),
+        ("cola", "g\t-1\t\ta\n", "row 1 has the label -1, not"),
+        ("cola", "g\t1\t\ta\ng\t1\t\t \u2003\n", "row 2 has an empty text"),
+        ("cola", b"g\t1\t\ta\ng\t1\t\t\xfc\n", "line 2 is not UTF-8, byte 6: invalid start byte"),
+        ("cola", "", "it is empty"),
+        ("sst2", "", "it is empty"),
+        ("sst2", "sentence\tlabel\n", "there is no example"),
+        ("sst2", "sentence\tscore\n", "'label' is not in list"),
+        ("stsb", f"{STSB}\tscore\n" + "x\t" * 9 + "nan\n", "row 1 has the label nan, not a score from 0 to 5"),
+        ("stsb", f"{STSB}\tscore\n" + "x\t" * 9 + "5.1\n", "row 1 has the label 5.1, not a score"),
+        ("stsb", f"{STSB}\tscore\n" + "x\t" * 9 + "\n", "could not convert string to float"),
+        ("rte", "index\tsentence1\tsentence2\tlabel\n1\ta\tb\t1\n", "row 1 has the label 1, not a class"),
+    ],
+)
+def test_bad_tsv(task, text, reason, tmp_path):
+    path = put(tmp_path / "glue" / FOLDERS[task] / "dev.tsv", text)
+    assert f"cannot read {path} ({reason}" in refused(glue, tmp_path, task, "dev")
+
+
 def test_bad_shards(tmp_path):
     names = [tmp_path / f"glue/sst2/validation-0000{i}-of-00002.parquet" for i in (0, 1)]
-    read, command = partial(refused, glue, tmp_path, "sst2", "dev"), "`hf download nyu-mll/glue"
     first = shard(names[0], {"sentence": ["a"]} | labels("sst2", [1]))
-    message = read()
-    assert f"{names[0].parent} holds 1 of 2 validation shards (no {names[1].name})" in message and command in message
     shard(names[1], {"sentence": ["b", "c"]} | labels("sst2", [0, 1]))
     assert glue(tmp_path, "sst2", "dev").texts == [("a",), ("b",), ("c",)]
     for columns, reason in (
-        ({"sentence": ["b"]}, "has columns sentence (string), idx (int32), not sentence (str), label (int)"),
-        ({"sentence": ["b"], "label": pa.array([1.0])}, "has columns sentence (string), label (double), idx"),
-        ({"sentence": [1], "label": [1]}, "has columns sentence (int64), "),
+        ({"sentence": ["b"]}, "label"),
+        ({"sentence": ["b"], "label": pa.array([0.5])}, "row 1 has the label 0.5"),
+        ({"sentence": [1], "label": [1]}, "row 1 has an empty text"),
         ({"sentence": ["b", "c"], "label": [1, 2]}, "row 2 has the label 2, not a class number below 2"),
         ({"sentence": ["b", "c"], "label": [1, None]}, "row 2 has the label None"),
         ({"sentence": ["b", "c"], "label": [1, -1]}, "row 2 has the label -1"),
         ({"sentence": ["b", ""], "label": [1, 0]}, "row 2 has an empty text"),
-        ({"sentence": pa.array(["b", None]), "label": [1, 0]}, "row 2 has not 1 texts"),
-        ({"sentence": pa.array([b"\xff"]).view(pa.string()), "label": [1]}, "is damaged ('utf-8' codec can't decode"),
+        ({"sentence": pa.array(["b", None]), "label": [1, 0]}, "row 2 has an empty text"),
+        ({"sentence": pa.array([b"\xff"]).view(pa.string()), "label": [1]}, "'utf-8' codec can't decode"),
     ):
         shard(names[1], columns)
-        assert f"{names[1]}" in read() and reason in read()
+        message = refused(glue, tmp_path, "sst2", "dev")
+        assert f"cannot read {names[1]} (" in message and reason in message and "`hf download nyu-mll/glue" in message
     names[1].write_bytes(first.read_bytes()[:-20])
-    message = read()
-    assert f"{names[1]} is damaged (" in message and f"delete it and get it with {command}" in message
-    shard(tmp_path / "glue/sst2/test-mine.parquet", {"sentence": ["b", "c"], "label": [1, -1]})
-    assert "test-mine.parquet are hidden and some are not" in refused(glue, tmp_path, "sst2", "test")
+    assert f"cannot read {names[1]} (" in refused(glue, tmp_path, "sst2", "dev")
 
 
 def test_no_glue(tmp_path):
-    message = refused(glue, tmp_path, "mnli", "dev_matched")
-    command = (
-        f'`hf download {GLUE_HUB} --repo-type dataset --revision {GLUE_REVISION} --include "mnli/*" --local-dir {tmp_path}/glue`'
-    )
-    for word in (
-        f"{tmp_path}/glue/MNLI/dev_matched.tsv",
-        f"{tmp_path}/glue/mnli/validation_matched-*.parquet",
-        command,
-        "--data-dir",
-    ):
+    message, places = refused(glue, tmp_path, "mnli", "dev_matched"), f"{tmp_path}/glue/mnli/validation_matched-*.parquet"
+    for word in (f"{tmp_path}/glue/MNLI/dev_matched.tsv", places, '--include "mnli/*"', "or GLUE's own MNLI/*.tsv", "--data-dir"):
         assert word in message
-    assert "without it runs" in message
-    assert "no task wnli: name one of cola, sst2" in refused(glue, tmp_path, "wnli", "dev")
-    assert "name one of train, dev, test" in refused(glue, tmp_path, "rte", "validation")
-    assert "no dev split of mnli: name one of train, dev_matched, dev_mismatched" in refused(glue, tmp_path, "mnli", "dev")
-    (tmp_path / "glue/MNLI").mkdir(parents=True)
-    with unprivileged(tmp_path / "glue/MNLI"):
-        assert f"cannot read {tmp_path}/glue/MNLI: Permission denied" in refused(glue, tmp_path, "mnli", "train")
+
+
+def test_what_is_there_is_not_fetched(tmp_path, monkeypatch):
+    """Train and dev, in either layout."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    put(tmp_path / "glue/RTE/train.tsv", lines("rte", ANSWERS["rte"][0]))
+    shard(tmp_path / "glue/rte/validation-00000-of-00001.parquet", texts("rte")[0] | labels("rte", [1, 0, 1]))
+    fetch_glue(tmp_path, "rte")
+    (tmp_path / "glue/RTE/train.tsv").unlink()
+    assert f"datasets/nyu-mll/glue to {tmp_path}/glue (" in refused(fetch_glue, tmp_path, "rte")
 
 
 @pytest.mark.parametrize(
@@ -237,61 +206,9 @@ def test_submission(task, split, predictions, name, rows, tmp_path):
 
 
 def test_bad_submission(tmp_path):
-    assert "dev of cola is not submitted: name test" in refused(write_submission, tmp_path, "cola", [1], "dev")
-    assert "no test split of mnli" in refused(write_submission, tmp_path, "mnli", [1])
     for task, prediction in (("cola", 2), ("cola", -1), ("rte", 0.5), ("stsb", float("nan"))):
         with pytest.raises(ValueError, match=f"prediction 1 of {task} is {prediction}"):
             write_submission(tmp_path, task, [1, prediction])
-    (tmp_path / "CoLA.tsv").mkdir()
-    assert f"cannot write {tmp_path}/CoLA.tsv: Is a directory" in refused(write_submission, tmp_path, "cola", [1])
-
-
-class AnyHub(Hub):
-    """The same of any data set and revision."""
-
-    def do_GET(self):
-        self.server.paths.append(self.path)
-        self.path = re.sub(r"datasets/[\w-]+/[\w-]+/", "datasets/wmt/wmt14/", re.sub("[0-9a-f]{40}", WMT14_REVISION, self.path))
-        super().do_GET()
-
-    do_HEAD = do_GET
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A server of the files that are put into `files`; `paths` are what it was asked for."""
-    monkeypatch.setenv("no_proxy", "*")
-    with serving(AnyHub, {}) as server:
-        server.how, server.paths, api = "good", [], huggingface_hub.HfApi
-        monkeypatch.setattr(huggingface_hub, "HfApi", partial(api, endpoint=server.mirror("")[:-2]))
-        yield server
-
-
-def served(path, columns):
-    return shard(path, columns).read_bytes()
-
-
-def test_fetch(hub, tmp_path):
-    """One task's shards, of the pinned revision; nothing once its train and dev splits are there, in either layout."""
-    kinds = ("train", "validation", "test")
-    for task in ("sst2", "rte"):
-        made = served(tmp_path / "shard", texts(task)[0] | labels(task, [1, 0, 1]))
-        hub.files |= {f"{task}/{kind}-00000-of-00001.parquet": made for kind in kinds}
-    fetch_glue(tmp_path / "new", "sst2")
-    assert hub.paths[0].startswith(f"/api/datasets/nyu-mll/glue/revision/{GLUE_REVISION}")
-    assert {path.name for path in (tmp_path / "new/glue/sst2").iterdir()} == {f"{kind}-00000-of-00001.parquet" for kind in kinds}
-    assert glue(tmp_path / "new", "sst2", "train").labels == [1, 0, 1] and not (tmp_path / "new/glue/rte").exists()
-    hub.paths.clear()
-    fetch_glue(tmp_path / "new", "sst2")
-    put(tmp_path / "glue/RTE/train.tsv", lines("rte", ANSWERS["rte"][0]))
-    shard(tmp_path / "glue/rte/validation-00000-of-00001.parquet", texts("rte")[0] | labels("rte", [1, 0, 1]))
-    fetch_glue(tmp_path, "rte")
-    assert hub.paths == []
-    (tmp_path / "glue/rte/validation-00000-of-00001.parquet").rename(tmp_path / "glue/rte/validation-00000-of-00002.parquet")
-    hub.how = 404
-    message = refused(fetch_glue, tmp_path, "rte")
-    assert "nyu-mll/glue cannot be downloaded" in message and "HTTP Error 404" in message and '--include "rte/*"' in message
-    assert "no task wnli" in refused(fetch_glue, tmp_path, "wnli")
 
 
 REAL = {  # examples, of them of class 1
