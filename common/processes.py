@@ -96,8 +96,6 @@ def bare(thing: Any) -> Any:
 
 def compiled(function: T, device: torch.device, dynamic: bool | None, say: Callable[[str], None]) -> T:
     """torch.compile, or the function as it is, with one line, on a machine without the compiler or headers that it needs."""
-    if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
-        return function  # torch.compile would return it as well, after seconds of imports
     cpu = device.type == "cpu"
     names = (os.environ.get("CXX"), "g++", "clang++") if cpu else (os.environ.get("CC"), "gcc", "clang")
     if not any(name and shutil.which(name) for name in names):
@@ -106,6 +104,8 @@ def compiled(function: T, device: torch.device, dynamic: bool | None, say: Calla
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         say("no Python.h here (Debian: apt install python3-dev): running without torch.compile")
         return function
+    if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+        return function  # torch.compile would do the same, after seconds of imports
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
     return torch.compile(function, dynamic=dynamic)
 

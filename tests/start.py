@@ -10,8 +10,10 @@ import runpy
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -36,6 +38,13 @@ def here(module: str, *argv: str) -> tuple[int, str]:
         except SystemExit as stop:  # tyro's
             code = stop.code
     return code, output.getvalue()
+
+
+@contextlib.contextmanager
+def compiling(on: bool = True) -> Iterator[None]:
+    """With torch.compile, which tests do without otherwise."""
+    with torch._dynamo.config.patch(disable=not on), mock.patch.dict(os.environ, TORCH_COMPILE_DISABLE=str(int(not on))):
+        yield
 
 
 def weights(pretrained, out, monkeypatch, capfd):

@@ -11,7 +11,7 @@ from common import provenance
 from common.processes import bare
 from common.provenance import ROOT
 from common.run import Run
-from tests.start import here, newest, record, rows
+from tests.start import compiling, here, newest, record, rows
 from tests.toy.train import TRAIN
 
 TOY = "tests.toy.train"
@@ -99,7 +99,8 @@ def test_without_a_compiler_compile_falls_back_with_one_line(missing, tmp_path, 
 def test_checkpoints_hold_the_uncompiled_module(tmp_path, monkeypatch):
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module, **_: real(module, backend="eager"))
-    assert here(TOY, "smoke", "--out", tmp_path, "--compile", "--steps", 5)[0] == 0
+    with compiling():
+        assert here(TOY, "smoke", "--out", tmp_path, "--compile", "--steps", 5)[0] == 0
     assert "embedding.weight" in newest(tmp_path / "toy/smoke/seed0")["objects"]["model"]
     compiled = real(torch.nn.Linear(2, 2), backend="eager")
     assert type(bare(compiled)) is torch.nn.Linear

@@ -21,6 +21,7 @@ from papers.gpt.model import (
     pretraining_rate,
     sample,
 )
+from tests.start import compiling
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -599,7 +600,7 @@ def test_the_compiled_net_is_the_eager_one():
     eager = gradients(model)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    with torch._dynamo.config.patch(disable=False):
+    with compiling():
         compiled = gradients(torch.compile(model))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     for a, b in zip(compiled, eager, strict=True):

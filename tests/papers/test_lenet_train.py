@@ -12,7 +12,7 @@ from common.words import judged
 from papers.lenet import train
 from papers.lenet.digits import field, made_up
 from papers.lenet.model import LeNet5, curvature, f, map_criterion, mse, printed, root
-from tests.start import here, newest, record, rows
+from tests.start import compiling, here, newest, record, rows
 
 SCRIPT = "papers.lenet.train"
 SMALL = ("smoke", "--train-size", 40, "--distortion", 0, "--curvature-samples", 20)
@@ -83,7 +83,7 @@ def test_compiled_update_is_the_eager_one(tmp_path):
     assert here(SCRIPT, *SMALL, "--out", tmp_path / "eager")[0] == 0
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    with torch._dynamo.config.patch(disable=False):
+    with compiling():
         assert here(SCRIPT, *SMALL, "--out", tmp_path / "compiled")[0] == 0
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "the update is one graph"
     eager, compiled = (newest(tmp_path / out / "lenet/smoke/seed0")["objects"]["model"] for out in ("eager", "compiled"))

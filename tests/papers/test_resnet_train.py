@@ -13,7 +13,7 @@ from common.data.order import mix, permuted
 from common.words import judged
 from papers.resnet import images, train
 from papers.resnet.model import CifarResNet
-from tests.start import here, newest, record, rows
+from tests.start import compiling, here, newest, record, rows
 
 SCRIPT = "papers.resnet.train"
 
@@ -219,7 +219,7 @@ def test_bf16_and_the_compiled_net_train_alike(tmp_path):
     curves = {}
     for name, precision, compiled in (("fp32", "fp32", False), ("bf16", "bf16", False), ("compiled", "fp32", True)):
         torch._dynamo.reset()
-        with torch._dynamo.config.patch(disable=not compiled):
+        with compiling(compiled):
             code, output = here(SCRIPT, "smoke", "--precision", precision, "--out", tmp_path / name)
         assert code == 0, output
         curves[name] = [row["train_loss"] for row in rows(tmp_path / name / "resnet/smoke/seed0")]

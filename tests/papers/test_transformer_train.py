@@ -16,7 +16,7 @@ from common.words import judged
 from papers.transformer import sentences, train
 from papers.transformer.model import Transformer, beam_search
 from papers.transformer.vocabulary import END, START, decode, encode, load_bpe, train_bpe
-from tests.start import finish, here, newest, processes, record, rows
+from tests.start import compiling, finish, here, newest, processes, record, rows
 from tools.repository import experiments, records
 
 SCRIPT = "papers.transformer.train"
@@ -154,7 +154,7 @@ def test_bf16_and_the_compiled_loss_train_alike(tmp_path):
     curves = {}
     for name, precision, compiled in (("fp32", "fp32", False), ("bf16", "bf16", False), ("compiled", "fp32", True)):
         torch._dynamo.reset()
-        with torch._dynamo.config.patch(disable=not compiled):
+        with compiling(compiled):
             code, output = here(SCRIPT, "smoke", "--precision", precision, "--dropout", 0, "--out", tmp_path / name)
         assert code == 0, output
         curves[name] = [row["train_loss"] for row in rows(tmp_path / name / OUT)]

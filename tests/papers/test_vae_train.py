@@ -18,7 +18,7 @@ from common.data.order import mix, permuted, shuffled
 from common.directory import checkpoints
 from papers.vae import faces, train
 from papers.vae import model as vae
-from tests.start import here, newest, record, rows
+from tests.start import compiling, here, newest, record, rows
 from tools.repository import records
 
 SCRIPT = "papers.vae.train"
@@ -113,7 +113,7 @@ def test_bf16_and_compiled_objectives_are_the_eager_ones():
     exact, gradient = gradients(methods, enabled=False)
     rounded, rounded_gradient = gradients(methods, enabled=True)
     torch._dynamo.reset()
-    with torch._dynamo.config.patch(disable=False):
+    with compiling():
         compiled, its_gradient = gradients(torch.compile(methods), enabled=True)
     for objective, direction in ((rounded, rounded_gradient), (compiled, its_gradient)):
         torch.testing.assert_close(objective, exact, rtol=0, atol=0.3)
