@@ -156,12 +156,12 @@ def learn(run: Run[Config]) -> dict[str, float]:
         input_gate_bias=config.input_gate_bias, output_gate_bias=config.output_gate_bias, biased=config.biased,
         ranges=(config.g_range, config.h_range), start=config.start,
     )  # fmt: skip
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.numel()], lr=config.lr, fused=True)
+    model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(config))
     if not config.recurrent:
         cut(model.recurrent_weight, units(model, gates=0, cells=0))
     if config.recurrent_into == "gates":
         cut(model.recurrent_weight, units(model, gates=1, cells=0)[:, None])
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.numel()], lr=config.lr, fused=True)
-    model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(config))
     rules = len(solved.after)
     block, block_number = None, -1
 

@@ -5,9 +5,8 @@
     python -m papers.lstm.train temporal-order-6b --seed 1     # the same without make
     make reproduce-lstm SEEDS="0 1 2" GPUS=3                   # one process for each seed, side by side
 
-The loops are in sequence_end.py (an error at the end of a sequence: experiments 2c and 3-6), grammar.py and recall.py (an error at
-every step: 1; 2a and 2b). The net learns after every sequence, so one run cannot be split among processes or machines. At the end
-it prints, for each claim, the paper's value, ours and the verdict, and draws the solved trials over training sequences.
+The net learns after every sequence, so one run cannot be split among processes or machines. At the end it prints, for each claim,
+the paper's value, ours and the verdict, and draws the solved trials over training sequences.
 """
 
 import dataclasses
@@ -18,10 +17,20 @@ from typing import Any
 from common.claims import Claim, Experiment
 from common.command import reproduce
 from common.run import Run
-from papers.lstm.grammar import Grammar, learn_grammar
-from papers.lstm.recall import Recall, learn_recall
+from papers.lstm.every_step import Grammar, Recall, learn_grammar, learn_recall
+from papers.lstm.readings import READINGS
 from papers.lstm.sequence_end import FIGURES, Config, learn
-from papers.lstm.summary import investigation, picture
+from papers.lstm.trials import investigation, picture
+
+
+def train(run: Run[Any]) -> dict[str, float]:
+    """The loop of the experiment's kind of error; each stands beside its hyper-parameters."""
+    if isinstance(run.config, Grammar):
+        return learn_grammar(run)  # every_step.py: an error at every step, a fixed training set (experiment 1)
+    if isinstance(run.config, Recall):
+        return learn_recall(run)  # every_step.py: an error at every step, fresh sequences (2a, 2b)
+    return learn(run)  # sequence_end.py: an error at the end of each sequence (2c, 3-6)
+
 
 PER_SAMPLE = {"precision": {"cpu": "fp64", "cuda": "fp64"}, "per_sample": True, "curves": ("step", "solved_trials")}
 FP32 = {"precision": {"cpu": "fp32", "cuda": "fp32"}, "figures": ("solved-trials",)}
@@ -302,90 +311,18 @@ EXPERIMENTS = {
 }  # fmt: skip
 
 
-def reading(base: str, name: str, note: str, cap: int, cost: str = "minutes on one CPU core", **changes: Any) -> None:
-    """Add an experiment that reads the paper otherwise than `base`, whose name it continues."""
-    e = EXPERIMENTS[base]
-    config = dataclasses.replace(e.config, max_sequences=cap, **changes)
-    EXPERIMENTS[f"{base}-{name}"] = dataclasses.replace(
-        e, config=config, kind="reading", note=note, cap=f"{cap:,} sequences", claims=(), figures=(), cost=cost
-    )
+def reading(e: Experiment, cap: int, changes: dict[str, Any], note: str, cost: str = "minutes on one CPU core") -> Experiment:
+    """The experiment read otherwise: other fields and a cap of its own, no claims."""
+    return dataclasses.replace(
+        e, config=dataclasses.replace(e.config, max_sequences=cap, **changes), kind="reading", note=note,
+        cap=f"{cap:,} sequences", claims=(), figures=(), cost=cost,
+    )  # fmt: skip
 
 
-LEGEND, WIDE = {"g_range": 1.0, "h_range": 2.0}, {"g_range": 2.0, "h_range": 2.0}
-AS_LEGEND, BOTH_WIDE = "g in [-1, 1], h in [-2, 2] (legend of Table 10)", "g and h both in [-2, 2]"
-FACTOR_2 = "the gradient of E, not of E / 2 (Eq. 16): twice the rate"
-START = "activations start at 0.5 (the authors' later simulator)"
-GATES = "hidden units feed the gates only; a cell's net input comes from the inputs"
-INTO_GATES = {"recurrent_into": "gates"}
-CELLS = "cells, but not gates, feed hidden units"
-INPUTS = "hidden units see the inputs only"
-for name, note, changes in (
-    ("legend", AS_LEGEND, LEGEND), ("wide", BOTH_WIDE, WIDE), ("factor-2", FACTOR_2, {"lr": 1.0}),
-    ("per-step", "the weights change at every time step", {"update": "step"}),
-    ("output-bias", "output units have a bias (283 weights, not 276)", {"output_bias": True}),
-    ("cell-bias", "cells have a bias, too (282 weights)", {"biased": "all"}), ("start", START, {"start": 0.5}),
-    ("distinct", "all strings of a set differ: more long ones", {"distinct": True}),
-    ("init", "initial weights in [-0.1, 0.1]", {"init": 0.1}), ("cells-only", CELLS, {"sources": "cells"}),
-    ("combined", "output bias; gates feed nothing; both ranges [-2, 2]", {"output_bias": True, "sources": "cells", **WIDE}),
-    (
-        "combined-per-step", "output bias; gates feed nothing; the weights change at every time step",
-        {"output_bias": True, "sources": "cells", "update": "step"},
-    ),
-):  # fmt: skip
-    reading("reber-1-5", name, note, 60_000, **changes)
-for i in range(1, 6):
-    note = f"input units feed the output units, which have a bias ({(320, 332, 332, 320, 332)[i - 1]} weights)"
-    reading(f"reber-1-{i}", "shortcuts", note, 80_000, shortcuts=True, output_bias=True)
-reading("reber-1-5", "shortcuts-wide", f"the same, {BOTH_WIDE}", 80_000, shortcuts=True, output_bias=True, **WIDE)
-note = "shortcuts, output biases, and hidden units feed the gates only: what helps 1 and what helps 2c, together"
-reading("reber-1-5", "shortcuts-gates-only", note, 80_000, shortcuts=True, recurrent_into="gates", output_bias=True)
-reading("long-lag-2a", "whole-net", "the cell is there from the start", 10_000, cell_after=0)
-reading("long-lag-2a", "cell-at-4000", "the cell is added after 4,000 sequences", 40_000, cell_after=4_000)
-CLOSED = "the input gate starts nearly shut (-3), the cell is added after 3,000 sequences and learns from the last error only"
-SHUT = {"gate": -3.0, "last_error": "cell", "cell_after": 3_000}
-reading("long-lag-2a", "closed-gate", CLOSED, 20_000, **SHUT)
-reading("long-lag-2b", "closed-gate", CLOSED, 20_000, **SHUT)
-note = "the input gate starts nearly shut (-4), the cell is there from the start, nothing learns from any error but the last"
-reading("long-lag-2b", "last-error", note, 60_000, gate=-4.0, last_error="all", cell_after=0)
-for base in ("long-lag-2c", "long-lag-2c-q100"):
-    reading(base, "inputs-only", INPUTS, 600_000, recurrent=False)
-    reading(base, "inputs-only-legend", f"{INPUTS}; {AS_LEGEND}", 600_000, recurrent=False, **LEGEND)
-    reading(base, "gates-only", GATES, 600_000, **INTO_GATES)
-for q, minutes in ((200, 8), (500, 25), (1000, 75)):
-    reading(f"long-lag-2c-q{q}", "gates-only", GATES, 100_000, f"{minutes} min on one CPU core", **INTO_GATES)
-reading("long-lag-2c", "legend", AS_LEGEND, 150_000, **LEGEND)
-reading("long-lag-2c", "factor-2", FACTOR_2, 150_000, lr=0.02)
-reading("two-sequence-3a", "gates-only", GATES, 150_000, **INTO_GATES)
-reading("two-sequence-3a", "inputs-only", INPUTS, 50_000, recurrent=False)
-reading("two-sequence-3a", "legend", AS_LEGEND, 150_000, **LEGEND)
-reading("two-sequence-3a", "factor-2", FACTOR_2, 100_000, lr=2.0)
-MEAN_ERROR = {"allowed": (2000, 0), "below": (0.01, 0.01)}  # first the mean error alone
-for name, note, changes in (
-    ("end", "a marked first pair has marker -1, its value is not set to 0", {"task": "adding-4-end"}),
-    ("factor-2", FACTOR_2, {"lr": 1.0}), ("legend", AS_LEGEND, LEGEND),
-    ("output-gates", "output-gate biases -3, -6 (Sec. 4 lists experiment 4)", {"output_gate_bias": (-3.0, -6.0)}),
-):  # fmt: skip
-    reading("adding-4", name, note, 150_000, **MEAN_ERROR, **changes)
-note = f"{BOTH_WIDE}; twice the rate"
-reading("adding-4", "wide-factor-2", note, 250_000, **MEAN_ERROR, lr=1.0, **WIDE)
-reading("adding-4", "gates-only", GATES, 150_000, **INTO_GATES, **MEAN_ERROR)
-reading("multiplication-5", "wide-factor-2", note, 1_300_000, cost="2 h on one CPU core", lr=0.2, **WIDE)
-SIX_A = {"allowed": (0,), "below": (0.1,)}
-reading("temporal-order-6a", "gates-only", GATES, 100_000, **INTO_GATES, **SIX_A)
-reading("temporal-order-6a", "inputs-only", INPUTS, 50_000, recurrent=False, **SIX_A)
-reading("temporal-order-6a", "legend", AS_LEGEND, 100_000, **SIX_A, **LEGEND)
-reading("temporal-order-6a", "factor-2", FACTOR_2, 100_000, **SIX_A, lr=1.0)
-
+EXPERIMENTS |= {f"{base}-{name}": reading(EXPERIMENTS[base], *row) for base, name, *row in READINGS}
 FAMILY = [name for name, e in EXPERIMENTS.items() if e.kind != "smoke"]
 PICTURES = {"tables": (FAMILY, functools.partial(picture, EXPERIMENTS))}
 TABLES = {"investigation": functools.partial(investigation, EXPERIMENTS)}
-
-
-def train(run: Run[Any]) -> dict[str, float]:
-    if isinstance(run.config, Grammar):
-        return learn_grammar(run)
-    return learn_recall(run) if isinstance(run.config, Recall) else learn(run)
-
 
 if __name__ == "__main__":
     reproduce(EXPERIMENTS, train)

@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from common.data.order import mix
-from papers.lstm.baseline import SelfRecurrentNet
-from papers.lstm.grammar import Grammar, right, sets
+from papers.lstm.every_step import Progress, predictions
 from papers.lstm.model import LSTM, InputGateNet, squared_error, weights
-from papers.lstm.readings import LastErrorNet, Shortcuts, cut, learn_step_by_step, units
-from papers.lstm.recall import Progress
-from papers.lstm.strings import REBER, SYMBOLS, embedded_reber, encode, reber_set, recall
+from papers.lstm.readings import LastErrorNet, SelfRecurrentNet, Shortcuts, cut, learn_step_by_step, units
+from papers.lstm.tasks import REBER, SYMBOLS, embedded_reber, encode, reber_set, reber_sets, recall
 from papers.lstm.train import EXPERIMENTS
 from tests.papers.test_lstm_model import DOUBLE, net
 from tests.start import here, newest, record
@@ -54,9 +52,9 @@ def test_training_and_test_strings(distinct):
     unseen = reber_set(256, Random(2), distinct, dict(learnt))
     assert len(learnt) == len(unseen) == 256 and not {s for s, _ in learnt} & {s for s, _ in unseen}
     assert (len(dict(learnt)) == 256) == distinct
-    train, every = sets(Grammar(distinct=distinct), 3)
+    train, every = reber_sets(3, 256, distinct, seed=3)
     assert len(train) == len(every) == 3 and not torch.equal(train[0].x, train[1].x)
-    again, _ = sets(Grammar(distinct=distinct), 3)
+    again, _ = reber_sets(3, 256, distinct, seed=3)
     assert torch.equal(train[2].x, again[2].x)
     assert {x.tobytes() for x in train[0].x.numpy()} < {x.tobytes() for x in every[0].x.numpy()}
 
@@ -83,7 +81,7 @@ class Fixed(torch.nn.Module):
 
 
 class Evaluating:
-    """The part of a run that `right` needs."""
+    """The part of a run that `predictions` needs."""
 
     def evaluating(self, model):
         import contextlib
@@ -98,7 +96,7 @@ def test_criterion_of_experiment_1():
 
     def verdicts(y):
         both = torch.stack([torch.rand_like(y), y])  # the first trial is not asked for
-        strict, argmax = right(Evaluating(), Fixed(both), x, legal, pair, torch.tensor([1]))
+        strict, argmax = predictions(Evaluating(), Fixed(both), x, legal, pair, torch.tensor([1]))
         assert strict.shape[0] == 1
         assert strict[..., 8].all() and argmax[..., 8].all(), "padding is right"
         return strict.all().item(), argmax.all().item()
@@ -242,7 +240,7 @@ def test_reber_training_draws_from_its_own_pair(tmp_path):
     config = EXPERIMENTS["reber-1-5"].config
     try:
         torch.set_default_dtype(DOUBLE)
-        train, _ = sets(Grammar(trials=2, sets=2), 0)
+        train, _ = reber_sets(2, 256, False, seed=0)
         torch.default_generator.manual_seed(mix(0, "start"))
         model = LSTM(2, 7, 7, 3, 2, biased="gates", output_bias=False, init=0.2, output_gate_bias=config.output_gate_bias)
         choice = torch.randint(256, (100, 2), generator=torch.Generator().manual_seed(mix(0, "train", 0)))[0]
@@ -326,11 +324,11 @@ def test_shortcuts_are_direct_weights():
 def test_looks_at_some_trials_are_those_of_all():
     torch.manual_seed(0)
     model = LSTM(6, 7, 7, 3, 2, biased="gates", output_bias=False, init=2.0)
-    _, every = sets(Grammar(trials=6), 0)
+    _, every = reber_sets(3, 256, False, seed=0)
     x, legal = torch.stack([part.x for part in every]), torch.stack([part.legal for part in every])
     pair = torch.arange(6) // 2
-    whole = right(Evaluating(), model, x, legal, pair, torch.arange(6))
-    some = right(Evaluating(), model, x, legal, pair, torch.tensor([1, 4]))
+    whole = predictions(Evaluating(), model, x, legal, pair, torch.arange(6))
+    some = predictions(Evaluating(), model, x, legal, pair, torch.tensor([1, 4]))
     for a, b in zip(whole, some, strict=True):
         assert torch.equal(a[[1, 4]], b) and 0 < b.float().mean() < 1
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from papers.lstm.summary import families, investigation, picture, steps_of
 from papers.lstm.train import EXPERIMENTS
+from papers.lstm.trials import families, investigation, picture, steps_of
 from tools.repository import records
 
 
