@@ -20,12 +20,13 @@ from torch import Tensor
 
 from common.claims import Claim, Experiment
 from common.command import evaluate_weights
+from common.data import imagenet
+from common.data.images import STD
 from common.errors import BadInput
 from common.run import Run
 from common.weights import fingerprint
-from papers.resnet.images import STD
 from papers.resnet.model import BasicBlock, Bottleneck, ResNet
-from papers.resnet.train import Validation, evaluate, multiscale
+from papers.resnet.train import evaluate, validation
 
 NETS = {  # block, how many in conv2_x, conv3_x, conv4_x, conv5_x -> depth
     (BasicBlock, (2, 2, 2, 2)): 18,
@@ -160,7 +161,8 @@ def names() -> list[str]:
 
 def main(run: Run[Weights]) -> dict[str, float]:
     config, folder = run.config, run.data_dir / "weights"
-    data = Validation(run, config.crop, scale=255 * torch.tensor(STD, device=run.device))
+    data = imagenet.load(run.data_dir, "val")
+    tests = validation(run, data, config.crop, scale=255 * torch.tensor(STD, device=run.device))
     if run.processes > 1:
         run.on_main(lambda: read(config.weights, folder) and None)  # downloads, once
     try:
@@ -168,11 +170,13 @@ def main(run: Run[Weights]) -> dict[str, float]:
     except ValueError as error:
         raise BadInput(f"{config.weights}: {error}") from error
     run.describe_data(
-        name="imagenet", train=0, test=data.n, test_sha256=data.test.sha256, stand_in=not data.test.official,
+        name="imagenet", train=0, test=len(data), test_sha256=data.sha256, stand_in=not data.official,
         weights_sha256=fingerprint(model),
     )  # fmt: skip
     model = model.to(run.device, memory_format=torch.channels_last)
-    metrics = evaluate(run, model, data, 1) | evaluate(run, model, data, 10) | multiscale(run, model, data)
+    metrics = {}
+    for kind in tests.kinds:
+        metrics |= evaluate(run, model, tests, kind)
     for name, value in metrics.items():
         run.say(f"{name} {value:.3f} %")
     return metrics
