@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common import figures
 from common.claims import Claim, Experiment
 from common.command import reproduce
 from common.data import cifar, imagenet, standin
@@ -41,7 +42,6 @@ from common.data.images import (
 from common.data.order import shuffled
 from common.data.workers import Reader
 from common.errors import BadInput
-from common.files import read_rows
 from common.options import at_least_one, fraction, positive
 from common.run import Run
 from papers.resnet.model import CifarResNet, plain18, plain34, resnet18, resnet34, resnet50, resnet101, resnet152
@@ -301,24 +301,13 @@ def evaluate(run: Run, model: nn.Module, tests: Tests, kind: str) -> dict[str, f
 
 def draw_errors(run: Run, tests: Tests) -> None:
     """One net's curves of Figure 4 or 6: training error (thin) and test error (bold) against updates."""
-    from matplotlib.figure import Figure
-
-    rows, curve = read_rows(run.dir / "metrics.jsonl") if run.main else [], tests.errors[0].format(tests.kinds[0])
-    figure = Figure(figsize=(5, 3.5))
-    axes = figure.add_subplot()
-    for name, style in (("train_error", {"linestyle": "--", "linewidth": 0.8}), (curve, {"linewidth": 1.6})):
-        if points := [(row["step"], row[name]) for row in rows if name in row]:
-            axes.plot(*zip(*points, strict=True), color="C0", label=f"{name.replace('_', ' ')}: {points[-1][1]:.2f} %", **style)
-    for claim in run.experiment.claims[:1]:
-        axes.axhline(claim.value, color="black", linewidth=0.8, linestyle=":", label=f"paper: {claim.value} %")
-    axes.set(
-        xlabel="updates",
-        ylabel="error, %",
-        ylim=(0, 20) if curve == "test_error" else (20, 60),
-        title=f"{run.name}, seed {run.seed}",
-    )
-    axes.legend(fontsize="small")
-    run.save_figure(figure, "errors")
+    lines = {}
+    for name, style in (("train_error", "C0--"), (curve := tests.errors[0].format(tests.kinds[0]), "C0-")):
+        x, y = run.curves("step", name).values()
+        lines |= {f"{name.replace('_', ' ')}: {y[-1]:.2f} %": (x, y, style)} if y else {}
+    levels = {f"paper: {claim.value} %": claim.value for claim in run.experiment.claims[:1]}
+    axis, title = (0, 20) if curve == "test_error" else (20, 60), f"{run.name}, seed {run.seed}"
+    run.save_figure(figures.curves(lines, levels, xlabel="updates", ylabel="error, %", ylim=axis, title=title), "errors")
 
 
 RUN = {"kind": "paper", "precision": {"cpu": "bf16", "cuda": "bf16"}}

@@ -191,7 +191,7 @@ def test_processes_take_parts_of_one_batch(processes, monkeypatch, trained):
     for of, rank in [(1, 0), *((processes, rank) for rank in range(processes))]:
         run.__dict__.update(
             seed=3, device=torch.device("cpu"), compile=lambda f: f, prepare=lambda model, optimizer: (model, optimizer),
-            part=lambda n, of=of, rank=rank: share(n, rank, of), steps=lambda steps, samples: iter([7]),
+            indices=lambda draw, steps, of=of, rank=rank: iter([(7, draw(7)[share(8, rank, of)])]),
         )  # fmt: skip
         with pytest.raises(Seen):
             pretrain.pretrain(run)
