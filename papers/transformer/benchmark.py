@@ -19,7 +19,8 @@ from common.benchmark import compare
 from common.data import parallel
 from common.data.text import END, PAD, START, Bucketed, Ragged, encode, ragged, train_bpe
 from papers.transformer.model import Transformer, beam_search, positional_encoding, smoothed_loss
-from papers.transformer.train import EXPERIMENTS, attention_kernel, loss, shifted_right
+from papers.transformer.train import EXPERIMENTS, loss
+from papers.transformer.translate import attention_kernel, shifted_right
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CONFIG = EXPERIMENTS["multi30k-de-en"].config

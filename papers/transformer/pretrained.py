@@ -34,7 +34,7 @@ from common.options import at_least_one
 from common.run import Run
 from common.weights import TENSORS, fingerprint, folder_of, read_tensors
 from papers.transformer.model import Transformer, positional_encoding
-from papers.transformer.train import translate
+from papers.transformer.translate import translate
 
 if TYPE_CHECKING:
     from transformers import MarianTokenizer

@@ -13,7 +13,7 @@ from common.data.parallel import Parallel
 from common.data.text import END, START, Bucketed, decode, encode, load_bpe, train_bpe
 from common.provenance import ROOT
 from common.words import judged
-from papers.transformer import sentences, train
+from papers.transformer import sentences, train, translate
 from papers.transformer.model import Transformer, beam_search
 from tests.start import finish, here, newest, processes, record, rows
 from tools.repository import experiments, records
@@ -174,10 +174,10 @@ def test_convention_of_each_data_set():
         ({"data": "multi30k"}, "lc_tokenised"),
         ({"data": "multi30k", "source": "de", "target": "en"}, "lc_tokenised"),
     ):
-        assert train.recipe(train.Config(**changes))[0] == convention
+        assert translate.recipe(train.Config(**changes))[0] == convention
     wrong_case, right = ["Der Rich-Text Hund “bellt” laut"], ['der Rich-Text hund "bellt" laut']
-    assert bleu.tokenised_bleu(wrong_case, right, "de", **train.recipe(train.Config(data="multi30k"))[1]) == pytest.approx(100)
-    assert bleu.tokenised_bleu(wrong_case, right, "de", **train.recipe(train.Config())[1]) < 60
+    assert bleu.tokenised_bleu(wrong_case, right, "de", **translate.recipe(train.Config(data="multi30k"))[1]) == pytest.approx(100)
+    assert bleu.tokenised_bleu(wrong_case, right, "de", **translate.recipe(train.Config())[1]) < 60
 
 
 # Experiments.
