@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common import figures
+from common.files import write_atomic
 from common.options import at_least_one, fraction, positive
 from common.run import Run
 from papers.gpt import corpus
-from papers.gpt.corpus import Corpus
+from papers.gpt.corpus import Corpus, Settings
 from papers.gpt.model import GPT, LSTM, language_model_loss, pretraining_rate, sample
 
 
@@ -87,7 +88,10 @@ class Pretraining:
 def pretrain(run: Run[Pretraining]) -> dict[str, float]:
     """Sec. 3.1: maximise Eq. (1)."""
     config = run.config
-    text = corpus.load(run)
+    settings = Settings(config.corpus, config.tokens, config.vocabulary)
+    text, about = corpus.load(settings, run.data_dir, spare=run.dir, context=config.context, on_main=run.on_main)
+    run.describe_data(**about)
+    run.on_main(lambda: write_atomic(run.dir / "vocabulary.json", text.tokenizer.to_str().encode()))  # for fine-tuning
     T, V, n = config.context, text.tokenizer.get_vocab_size(), len(text.splits["train"])
     steps = config.steps or math.ceil(config.epochs * n / (config.batch_size * T))
     model = config.net(V)

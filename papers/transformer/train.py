@@ -25,6 +25,7 @@ from torch import Tensor
 from common.claims import Claim, Experiment
 from common.command import reproduce
 from common.data.text import PAD, Bucketed
+from common.files import write_atomic
 from common.options import at_least_one, fraction, positive
 from common.processes import bare
 from common.run import Run
@@ -126,9 +127,13 @@ class Config:
 
 def train(run: Run[Config]) -> dict[str, float]:
     config = run.config
-    (pairs, val, test), tokenizer, V = sentences.load(run)
+    splits, tokenizer, about = sentences.load(config, run.data_dir, spare=run.dir, seed=run.seed, on_main=run.on_main)
+    run.describe_data(**about)
+    if tokenizer:
+        run.on_main(lambda: write_atomic(run.dir / "vocabulary.json", tokenizer.to_str().encode()))  # for whoever translates
+    pairs, val, test = (split.to(run.device) for split in splits)
     buckets = Bucketed(pairs.lengths(), config.batch_size, run.seed)
-    model = config.network(V)
+    model = config.network(about["vocabulary"])
     averaged = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9, fused=True)  # Sec. 5.3
     model, averaged, optimizer = run.prepare(model=model, averaged=averaged, optimizer=optimizer)
