@@ -32,9 +32,7 @@ def refused(weights: str, advice: str) -> Iterator[None]:
 
 
 def folder_of(repository: str, cache: Path, files: Sequence[str], tensors: Sequence[str] = TENSORS) -> Path:
-    """`repository`, where that is a folder; else that of OWNER/NAME of the hub, downloaded to `cache`.
-
-    files: what is downloaded; and the first of `tensors` that the repository has, with all its parts.
+    """`repository`, where that is a folder; else OWNER/NAME of the hub: its `files`, and the first of `tensors` with all parts.
 
     Raises:
         ValueError: it is a file, or no name of the hub.
@@ -63,8 +61,7 @@ def parts(index: Path) -> list[str]:
 def check_files(folder: Path, files: Sequence[str], tensors: Sequence[str] = TENSORS) -> None:
     """Raises ValueError: the folder lacks one of the files, or any of `tensors`."""
     missing = [name for name in files if not (folder / name).exists()]
-    if tensors and not any((folder / name).exists() for name in tensors):
-        missing.append("weights")
+    missing += ["weights"] * (len(tensors) > 0 and not any((folder / name).exists() for name in tensors))
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
 

@@ -238,6 +238,15 @@ def test_the_file_is_made_once_for_the_same_settings_and_text(tmp_path, monkeypa
     assert whole(ask("c")[0]) == whole(first) and len(calls) == 4 and len(made(tmp_path)) == 4
 
 
+def test_a_process_whose_disk_is_another_makes_the_file_there(tmp_path):
+    """What the main process made cannot be seen from its machine."""
+    expected, about = load(tmp_path)
+    settings = corpus.Settings("made-up", "bytes", 300)
+    elsewhere = {"spare": tmp_path / "other", "context": 16, "on_main": lambda function: tmp_path / "on/the/first"}
+    text, facts = corpus.load(settings, tmp_path, **elsewhere)
+    assert whole(text) == whole(expected) and facts == about and len(list((tmp_path / "other").rglob("tokens.bin"))) == 1
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     load(tmp_path)
     path = next(tmp_path.rglob("tokens.bin"))
