@@ -1,12 +1,59 @@
 """Pictures of a run, and how they are kept."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def save(figure: Any, path: Path, title: str, description: str) -> None:
+
+def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float], str]], levels: Mapping[str, float], **axes: Any) -> "Figure":
+    """Curves of a run beside the paper's values.
+
+    Args:
+        lines: label -> (x, y, matplotlib's style); what is not solid is drawn thin.
+        levels: label -> where a line lies from edge to edge; the label stands beside the axes, where no curve is.
+        axes: what matplotlib's `Axes.set` takes.
+    """
+    from matplotlib.figure import Figure
+
+    picture = (figure := Figure(figsize=(5, 3.5))).add_subplot()
+    for label, (x, y, style) in lines.items():
+        picture.plot(x, y, style, markersize=4, linewidth=0.8 if ":" in style or "--" in style else 1.5, label=label)
+    for label, y in levels.items():
+        picture.axhline(y, color="black", linewidth=0.8, linestyle=":")
+        picture.text(1.01, y, label, fontsize="x-small", va="center", transform=picture.get_yaxis_transform())
+    picture.set(**axes)
+    picture.legend(fontsize="small")
+    return figure
+
+
+def attention(panels: Sequence[tuple[Tensor, Sequence[str], Sequence[str], str]]) -> "Figure":
+    """How much rows look at columns, side by side, brighter being more: (weights (T, S), words of T, words of S, title)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(panels), 4.8))
+    for axes, (weights, rows, columns, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.imshow(weights.float().cpu(), cmap="gray", vmin=0)
+        rows, columns = ([word.replace("$", r"\$") for word in words] for words in (rows, columns))
+        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize="x-small")
+        axes.set_yticks(range(len(rows)), rows, fontsize="x-small")
+        axes.set_title(title)
+    figure.tight_layout()
+    return figure
+
+
+def grid(images: Tensor, columns: int) -> Tensor:
+    """The pixels of images in [0, 1], row after row: (n, H, W) or (n, 3, H, W) -> (3, rows H, columns W)."""
+    from torchvision.utils import make_grid
+
+    return make_grid(images[:, None] if images.ndim == 3 else images, columns, padding=0)
+
+
+def save(figure: "Figure | Tensor", path: Path, title: str, description: str) -> None:
     """A matplotlib figure, or a picture (3, H, W) or (H, W) of values in [0, 1] pixel by pixel, as a PNG that says what it is."""
     path.parent.mkdir(exist_ok=True)
     if not isinstance(figure, Tensor):

@@ -276,12 +276,12 @@ class Run(Generic[C]):
             BadInput: the directory holds a run on other data, or with other weights.
         """
         self._data = {"name": name, "train": train, "test": test, "stand_in": stand_in, **more}
-        self.same_data(**self._data)
+        self._same_data(**self._data)
         if self.finished is not None:
             raise Compared
         self._remember(data=self._data)
 
-    def same_data(self, **facts: Any) -> None:
+    def _same_data(self, **facts: Any) -> None:
         """Raises BadInput: these facts are not those of the data that the run began with, as far as it had them."""
         facts = json.loads(json.dumps(facts))
         changed = directory.other_data(self._about["data"], facts)

@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -163,11 +162,11 @@ def main() -> None:
     if gpu:  # transformers' attention needs more than 60 GB, by reckoning, for all 64 sequences
         B = 64 if torch.cuda.get_device_properties(0).total_memory > 1e11 else 32
         configs = [Pretraining(corpus="wikitext-2", tokens="bytes", batch_size=B)]
-    here = {"data_dir": data_dir, "on_main": lambda f: f(), "describe_data": lambda **_: None, "say": print}
     for c in configs:
         c = c if (data_dir / c.corpus).is_dir() else replace(c, corpus="made-up")
         with tempfile.TemporaryDirectory() as folder:
-            text = corpus.load(SimpleNamespace(config=c, dir=Path(folder), **here))  # stays readable
+            settings = corpus.Settings(c.corpus, c.tokens, c.vocabulary)
+            text, _ = corpus.load(settings, data_dir, spare=Path(folder), context=c.context)  # stays readable
         training(c, 65 if c.tokens == "characters" else c.vocabulary, text, 20 if gpu or c.context < 128 else 5, device)
     for T in (512, 1024) if gpu else ():
         ladder(Pretraining(context=T, batch_size=16_384 // T), 40_478, 10, device)

@@ -1,37 +1,34 @@
 """A corpus as token numbers in one memory-mapped file: BooksCorpus, WikiText-2, tiny Shakespeare, and made-up text for tests.
 
-The main process makes the file once, with its vocabulary, and keeps both in the run's directory, from where all processes, every
-restart, and fine-tuning read them.
+The file is made once for all runs, with its vocabulary, and kept beside the data.
 """
 
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.data import fetch as files
+from common.data import standin
 from common.data.fetch import File, sha256
+from common.data.kept import kept
 from common.data.order import mix
 from common.errors import BadInput
-from common.files import write_atomic
-from common.run import Run
+from papers.gpt import vocabulary
+from papers.gpt.vocabulary import LEARNED, Texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Texts = dict[str, Callable[[], Iterator[str]]]  # split -> its text, in pieces that end with lines
-
-SETTINGS = ("corpus", "tokens", "vocabulary")  # of a run's config: what the file depends on
 PIECE = 100_000  # characters that are encoded at once, or one line
 HELD_OUT = 0.005  # of BooksCorpus, its end; the paper does not say what its perplexity is of
 FILES = {
@@ -77,62 +74,65 @@ class Corpus:
         return torch.randint(len(self.splits["train"]) - T, (batch_size,), generator=generator)
 
 
-def load(run: Run, **weights: Any) -> Corpus:
-    """The corpus of the run's config; and `describe_data`, with what is to be said of given weights.
+class Settings(NamedTuple):
+    """Which corpus, and which tokens."""
+
+    corpus: str
+    tokens: str  # one of LEARNED, or a name or folder of the official ones
+    vocabulary: int = 40_478  # of bytes: how many, at most
+
+
+def load(
+    settings: Settings, data_dir: Path, *, spare: Path, context: int, on_main: Callable[[Callable[[], Path]], Path] = lambda f: f()
+) -> tuple[Corpus, dict[str, Any]]:
+    """The corpus, and what the record says of it.
+
+    Args:
+        spare: where its tokens are kept if that cannot be beside the data; those of stand-in text in any case.
+        context: tokens of a sequence; the corpus must have more.
+        on_main: calls a function on one of several processes, for all.
 
     Raises:
-        BadInput: the text or its vocabulary cannot be used, or is not what the run began with; says which, where, and what to do.
+        BadInput: the text or its vocabulary cannot be used; says which, where, and what to do.
     """
-    settings = {name: getattr(run.config, name) for name in SETTINGS}
-    digest = run.on_main(lambda: digest_here(run.config.corpus, run.data_dir))
-    if digest is not None:
-        run.same_data(sha256=digest)
-    run.on_main(lambda: ready(run.dir, settings, digest) or prepare(run, settings))
-    facts = json.loads((run.dir / "tokens.json").read_text())
-    run.describe_data(**facts["about"], **weights)
-    tokens = np.memmap(run.dir / "tokens.bin", facts["dtype"], mode="r")
+    folder = on_main(lambda: prepared(settings, data_dir, spare))
+    if not folder.exists():  # on another machine, whose disk is its own
+        folder = prepared(settings, data_dir, spare)
+    facts = json.loads((folder / "tokens.json").read_text())
+    tokens = np.memmap(folder / "tokens.bin", facts["dtype"], mode="r")
     splits = {name: tokens[start:stop] for name, (start, stop) in facts["splits"].items()}
     for name, split in splits.items():
-        if len(split) <= run.config.context:
-            raise BadInput(f"{run.config.corpus}: its {name} split has {len(split):,} tokens: --context must be lower than that")
-    return Corpus(splits, facts["words"], load_vocabulary(run.dir / "vocabulary.json"))
+        if len(split) <= context:
+            raise BadInput(f"{settings.corpus}: its {name} split has {len(split):,} tokens: --context must be lower than that")
+    return Corpus(splits, facts["words"], vocabulary.load(folder / "vocabulary.json")), facts["about"]
 
 
-def digest_here(corpus: str, data_dir: Path) -> str | None:
-    """What `read` says of the text that lies there; None where none does: a run that has its tokens goes on without."""
-    if corpus == "made-up":
-        return read(corpus, data_dir)[1]["sha256"]
-    if corpus == "bookscorpus":
-        return sha256(*books(data_dir), name="BooksCorpus") if any((data_dir / "bookscorpus").glob("*")) else None
-    paths = [data_dir / name for name in FILES if name.startswith(corpus)]
-    return ",".join(map(sha256, paths)) if all(path.exists() for path in paths) else None
+def prepared(settings: Settings, data_dir: Path, spare: Path) -> Path:
+    """The folder with tokens.bin, vocabulary.json, and tokens.json, which says what they are."""
+    texts, about = read(settings.corpus, data_dir)
+    facts = {"corpus": settings.corpus, "sha256": about["sha256"], "tokens": settings.tokens}
+    if official := None if settings.tokens in LEARNED else vocabulary.official(settings.tokens, data_dir / "weights"):
+        facts["tokens"] = hashlib.sha256(official.to_str().encode()).hexdigest()
+    elif settings.tokens == "bytes":
+        facts["vocabulary"] = settings.vocabulary
+
+    def make(folder: Path) -> None:
+        tokenizer = official or vocabulary.learn(settings.tokens, settings.vocabulary, texts)
+        (folder / "vocabulary.json").write_text(tokenizer.to_str())
+        about["vocabulary_sha256"] = sha256(folder / "vocabulary.json")
+        found = encode(texts, about, tokenizer, settings, folder / "tokens.bin")
+        if (folder / "tokens.bin").stat().st_size == 0:
+            raise BadInput(f"{settings.corpus}: there is no text in {(data_dir / settings.corpus).absolute()}: put some there")
+        (folder / "tokens.json").write_text(json.dumps(found, indent=1))
+
+    return kept([spare] if about["stand_in"] else [data_dir, spare], settings.corpus, facts, make)
 
 
-def ready(folder: Path, settings: dict[str, Any], digest: str | None) -> bool:
-    """Whether the file has been made with these settings, of this text. Raises BadInput: it has, and is damaged."""
-    path = folder / "tokens.json"
-    if not path.exists():
-        return False
-    try:
-        facts = json.loads(path.read_text())
-    except ValueError as error:
-        raise BadInput(f"{path} is damaged: delete it and run the same command again") from error
-    if facts["settings"] != settings or (digest is not None and facts["about"]["sha256"] != digest):
-        return False
-    for name, digest in facts["sha256"].items():
-        if not (folder / name).exists() or sha256(folder / name) != digest:
-            raise BadInput(f"{folder / name} is missing or damaged: delete {path} and run the same command again")
-    return True
-
-
-def prepare(run: Run, settings: dict[str, Any]) -> None:
-    """Write tokens.bin, vocabulary.json, and then tokens.json, which says what they are."""
-    config, folder = run.config, run.dir
-    texts, about = read(config.corpus, run.data_dir)
-    tokenizer = vocabulary(config.tokens, config.vocabulary, texts, run)
+def encode(texts: Texts, about: dict[str, Any], tokenizer: "Tokenizer", settings: Settings, to: Path) -> dict[str, Any]:
+    """Write the tokens of all splits, one after the other. Returns what tokens.json says."""
     V = tokenizer.get_vocab_size()
     dtype, splits, at = "uint16" if V <= 1 << 16 else "uint32", {}, 0
-    with open(folder / "tokens.tmp", "wb") as file:
+    with to.open("wb") as file:
         for name, pieces in texts.items():
             start = at
             stream = pieces()
@@ -141,23 +141,14 @@ def prepare(run: Run, settings: dict[str, Any]) -> None:
                     file.write(np.asarray(encoded.ids, dtype).tobytes())
                     at += len(encoded.ids)
             splits[name] = (start, at)
-        file.flush()
-        os.fsync(file.fileno())
-    if at < 2:
-        (folder / "tokens.tmp").unlink()
-        raise BadInput(f"{config.corpus}: there is no text in {(run.data_dir / config.corpus).absolute()}: put some there")
-    os.replace(folder / "tokens.tmp", folder / "tokens.bin")
-    write_atomic(folder / "vocabulary.json", tokenizer.to_str().encode())
     if list(splits) == ["train"]:
         cut = at - max(1, round(HELD_OUT * at))
         splits = {"train": (0, cut), "val": (cut, at)}
-    lossless = config.tokens in ("bytes", "characters")
+    lossless = settings.tokens in LEARNED
     words = {name: sum(map(count_words, texts[name]())) for name in splits if lossless and name in texts and name != "train"}
     sizes = {name: f"{stop - start:,} tokens" for name, (start, stop) in splits.items()}
-    about |= {"train": sizes["train"], "test": sizes.get("test", sizes["val"]), "vocabulary": V}
-    facts = {"settings": settings, "about": about, "dtype": dtype, "splits": splits, "words": words}
-    facts["sha256"] = {name: sha256(folder / name) for name in ("tokens.bin", "vocabulary.json")}
-    write_atomic(folder / "tokens.json", json.dumps(facts, indent=1).encode())
+    about = {**about, "train": sizes["train"], "test": sizes.get("test", sizes["val"]), "vocabulary": V}
+    return {"about": about, "dtype": dtype, "splits": splits, "words": words}
 
 
 def count_words(piece: str) -> int:
@@ -171,7 +162,7 @@ def read(corpus: str, data_dir: Path) -> tuple[Texts, dict[str, Any]]:
         BadInput: they cannot be had, or read.
     """
     if corpus == "made-up":
-        text = made_up(40_000)
+        text = standin.text(40_000)
         about = {"name": "made-up text", "sha256": hashlib.sha256(text.encode()).hexdigest(), "stand_in": True}
         return {"train": lambda: pieces([text[:36_000]]), "val": lambda: pieces([text[36_000:]])}, about
     if corpus == "bookscorpus":
@@ -251,52 +242,3 @@ def lines_of(path: Path) -> Iterator[str]:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, KeyError, ValueError) as error:  # pyarrow's are among them
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"BooksCorpus: cannot read {path.absolute()} ({reason}): get it again, or take it away") from error
-
-
-def vocabulary(tokens: str, size: int, texts: Texts, run: Run) -> "Tokenizer":
-    """The tokenizer that --tokens and --vocabulary name.
-
-    Raises:
-        BadInput: the official one cannot be had.
-    """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    if tokens == "characters":  # of all splits, as those who publish numbers by character count them
-        found = sorted(set(chain.from_iterable(chain.from_iterable(pieces() for pieces in texts.values())))) or [" "]
-        tokenizer = Tokenizer(models.WordLevel({character: i for i, character in enumerate(found)}, unk_token=found[0]))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-        tokenizer.decoder = decoders.Fuse()
-    elif tokens == "bytes":
-        run.say(f"learning a byte-level vocabulary of {size:,}")
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-        tokenizer.train_from_iterator(texts["train"](), trainer)
-    else:
-        from papers.gpt.pretrained import official_vocabulary
-
-        tokenizer = official_vocabulary(tokens, run.data_dir / "weights")
-    return tokenizer
-
-
-def load_vocabulary(path: Path) -> "Tokenizer":
-    """Raises BadInput: it is missing or damaged."""
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_str(path.read_text())
-    except Exception as error:  # tokenizers has no error of its own
-        raise BadInput(f"cannot read the vocabulary {path}: {error}; start the run that made it over, with --restart") from error
-
-
-def made_up(n: int) -> str:
-    """n characters of made-up sentences, stand-in text for tests."""
-    generator = torch.Generator().manual_seed(mix("made-up text"))
-    words = [a + b for a in ("ba", "do", "ki", "lu", "me") for b in ("n", "ra", "s", "ti")]
-    lines = []
-    while sum(map(len, lines)) < n:
-        chosen = torch.randint(len(words), (int(torch.randint(3, 9, (), generator=generator)),), generator=generator)
-        lines.append(" ".join(words[i] for i in sorted(chosen.tolist())) + ".\n")
-    return "".join(lines)[:n]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common import directory
+from common.data import standin
 from common.data.glue import Labelled, fetch_glue, glue, write_submission
 from common.data.order import shuffled
 from common.data.ragged import Ragged, by_length, ragged
@@ -20,10 +21,12 @@ from common.errors import BadInput
 from common.options import at_least_one, fraction, positive
 from common.run import Run
 from common.weights import fingerprint
-from papers.gpt import corpus
+from papers.gpt import vocabulary
 from papers.gpt.model import GPT, LSTM, Classifier, auxiliary_loss, combined_loss, finetuning_rate, inputs
 from papers.gpt.pretrain import Pretraining, adam
+from papers.gpt.pretrained import load
 from papers.gpt.tasks import fetch_race, fetch_snli, race, snli, story_cloze
+from papers.gpt.vocabulary import fetch
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -69,7 +72,7 @@ def read_story_cloze(data_dir: Path, split: str) -> Labelled:
 
 def made_up(data_dir: Path, split: str) -> Labelled:
     """Two stand-in sentences, and whether they begin with the same letter."""
-    lines = corpus.made_up(12_000).splitlines()[: 256 if split == "train" else 40]
+    lines = standin.text(12_000).splitlines()[: 256 if split == "train" else 40]
     pairs = list(zip(lines, lines[1:] + lines[:1], strict=True))
     return Labelled(pairs, [int(one[0] == two[0]) for one, two in pairs], "made up")
 
@@ -233,20 +236,15 @@ def pretrained(run: Run[Finetuning]) -> tuple[GPT | LSTM, "Tokenizer", dict[str,
     weights = run.config.weights
     named = run.options.out / run.paper / weights / "seed0"
     if weights == "made-up":
-        text = corpus.made_up(4000)
-        tokenizer = corpus.vocabulary("bytes", 300, {"train": lambda: corpus.pieces([text])}, run)
+        tokenizer = vocabulary.learn("bytes", 300, {"train": lambda: iter([standin.text(4000)])})
         net = GPT(tokenizer.get_vocab_size(), n_layer=2, n_head=2, D=16, context=32)
         return net, tokenizer, {"weights": "made up"}
     for folder in (Path(weights), named):
         if (folder / "checkpoint").is_dir():
             return from_run(folder, run.say)
-    from papers.gpt.train import EXPERIMENTS
-
-    if weights in EXPERIMENTS:
-        how = f"`make reproduce-{run.paper} EXPERIMENT={weights} OUT={run.options.out}`"
+    if weights != "openai-gpt" and "/" not in weights and not Path(weights).exists():
+        how = f"`make reproduce-{run.paper} EXPERIMENT={weights} OUT={run.options.out}`, if it is one of ours"
         raise BadInput(f"no pre-trained network in {named}: make it with {how}, or name another with --weights")
-    from papers.gpt.pretrained import fetch, load
-
     net, tokenizer = load(weights, run.on_main(lambda: fetch(weights, run.data_dir / "weights")))
     return net, tokenizer, {"weights": weights, "weights_sha256": fingerprint(net)}
 
@@ -264,7 +262,7 @@ def from_run(folder: Path, say: Callable[[str], None]) -> tuple[GPT | LSTM, "Tok
         state = directory.load(folder, identity, say)
         if state is None or state["step"] != record["steps"]:
             raise BadInput(f"{folder} has lost its last checkpoint: {again}")
-        tokenizer = corpus.load_vocabulary(folder / "vocabulary.json")
+        tokenizer = vocabulary.load(folder / "vocabulary.json")
         net = Pretraining(**record["config"]).net(tokenizer.get_vocab_size())
         net.load_state_dict(state["objects"]["model"])
     except (ValueError, KeyError, RuntimeError) as error:

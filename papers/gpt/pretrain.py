@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common import figures
+from common.files import write_atomic
 from common.options import at_least_one, fraction, positive
 from common.run import Run
 from papers.gpt import corpus
-from papers.gpt.corpus import Corpus
+from papers.gpt.corpus import Corpus, Settings
 from papers.gpt.model import GPT, LSTM, language_model_loss, pretraining_rate, sample
 
 
@@ -86,7 +88,10 @@ class Pretraining:
 def pretrain(run: Run[Pretraining]) -> dict[str, float]:
     """Sec. 3.1: maximise Eq. (1)."""
     config = run.config
-    text = corpus.load(run)
+    settings = Settings(config.corpus, config.tokens, config.vocabulary)
+    text, about = corpus.load(settings, run.data_dir, spare=run.dir, context=config.context, on_main=run.on_main)
+    run.describe_data(**about)
+    run.on_main(lambda: write_atomic(run.dir / "vocabulary.json", text.tokenizer.to_str().encode()))  # for fine-tuning
     T, V, n = config.context, text.tokenizer.get_vocab_size(), len(text.splits["train"])
     steps = config.steps or math.ceil(config.epochs * n / (config.batch_size * T))
     model = config.net(V)
@@ -191,25 +196,19 @@ def write_samples(run: Run[Pretraining], model: nn.Module, text: Corpus, n: int 
 
 def draw_losses(run: Run[Pretraining]) -> None:
     """Losses on the batches and on the held-out text, and what they are compared with."""
-    from matplotlib.figure import Figure
-
-    axes = (figure := Figure(figsize=(5, 3.5))).add_subplot()
-    for name, style in (("train_loss", "-"), ("val_loss", "o-")):
-        curve = run.curves("step", name)
-        axes.plot(curve["step"], curve[name], style, markersize=3, label=name.replace("_", " "))
-    for claim in run.experiment.claims:
-        if claim.metric in ("val_loss", "val_ppl"):
-            value = claim.value if claim.metric == "val_loss" else math.log(claim.value)
-            axes.axhline(value, color="gray", linestyle="--", label=f"{claim.source}: {value:.4g}")
-    axes.set(xlabel="updates", ylabel="nats a token", title=f"{run.name}, seed {run.seed}")
-    axes.legend()
+    claims = [claim for claim in run.experiment.claims if claim.metric in ("val_loss", "val_ppl")]
+    levels = {claim.source: claim.value if claim.metric == "val_loss" else math.log(claim.value) for claim in claims}
+    lines = {name: run.curves("step", f"{name}_loss").values() for name in ("train", "val")}
+    figure = figures.curves(
+        {"train loss": (*lines["train"], "-"), "val loss": (*lines["val"], "o-")},
+        {f"{source}: {value:.4g}": value for source, value in levels.items()},
+        xlabel="updates", ylabel="nats a token", title=f"{run.name}, seed {run.seed}",
+    )  # fmt: skip
     run.save_figure(figure, "losses")
 
 
 def draw_attention(run: Run[Pretraining], model: nn.Module, text: Corpus, n: int = 24) -> None:
-    """What each layer looks at in the beginning of the held-out text, mean over its heads; brighter is more."""
-    from matplotlib.figure import Figure
-
+    """What each layer looks at in the beginning of the held-out text, mean over its heads."""
     tokens = text.splits["val"][: min(n, run.config.context)].tolist()
     seen: list[Tensor] = []
     with run.evaluating(model) as net:
@@ -220,12 +219,6 @@ def draw_attention(run: Run[Pretraining], model: nn.Module, text: Corpus, n: int
         net(torch.tensor([tokens], device=run.device))
         for hook in hooks:
             hook.remove()
-    words = [repr(text.tokenizer.decode([token]))[1:-1].replace("$", r"\$") for token in tokens]
-    figure = Figure(figsize=(3.5 * len(seen), 3.8))
-    for i, (axes, weights) in enumerate(zip(figure.subplots(1, len(seen), squeeze=False)[0], seen, strict=True)):
-        axes.imshow(weights[0].mean(0).float().cpu(), cmap="gray", vmin=0)
-        axes.set_xticks(range(len(words)), words, rotation=90, fontsize=6)
-        axes.set_yticks(range(len(words)), words if i == 0 else [], fontsize=6)
-        axes.set_title(f"layer {i + 1}")
-    figure.tight_layout()
-    run.save_figure(figure, "attention")
+    words = [repr(text.tokenizer.decode([token]))[1:-1] for token in tokens]
+    panels = [(weights[0].mean(0), words, words, f"layer {i}") for i, weights in enumerate(seen, 1)]
+    run.save_figure(figures.attention(panels), "attention")

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from common.claims import Claim, Experiment
 from common.command import evaluate_weights
-from common.errors import BadInput
 from common.run import Run
-from common.weights import TENSORS, fingerprint, folder_of, read_tensors
-from papers.gpt import corpus
+from common.weights import check_files, filled, fingerprint, read, refused, renamed
+from papers.gpt import corpus, vocabulary
 from papers.gpt.model import GPT
 from papers.gpt.pretrain import heldout
+from papers.gpt.vocabulary import ADVICE, FILES, SHAPES, SHARDS, VOCABULARIES, fetch
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,10 +40,6 @@ PARTS = {  # of a layer, in the order of the authors' files; each has a weight, 
 LAYER = re.compile(r"h\.(\d+)\.")
 MASK = re.compile(r"(transformer\.)?(h\.\d+\.attn\.(masked_)?bias|position_ids)")  # buffers of older files
 SETTINGS = {"model_type": "openai-gpt", "afn": "gelu", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}  # of config.json
-
-FILES = ("config.json", "vocab.json", "merges.txt")
-SHARDS, SHAPES = tuple(f"params_{i}.npy" for i in range(10)), "params_shapes.json"
-VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
 
 
 def names(depth: int) -> dict[str, str]:
@@ -65,16 +61,14 @@ def from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     head = theirs.pop("lm_head.weight", None)
     if head is not None and not torch.equal(theirs.setdefault("tokens_embed.weight", head), head):
         raise ValueError("lm_head.weight is not tokens_embed.weight, as it is in our model")
-    ours, state = names(max([0, *(int(match[1]) for match in map(LAYER.match, theirs) if match)]) + 1), {}
-    if unknown := [name for name in theirs if name not in ours]:
-        raise ValueError(f"not a state dict of OpenAIGPTLMHeadModel: {unknown[0]} is no weight of its")
+    ours = names(max([0, *(int(match[1]) for match in map(LAYER.match, theirs) if match)]) + 1)
+    state = renamed(theirs, ours.get, "OpenAIGPTLMHeadModel")
     if missing := [name for name in ours if name not in theirs]:
         raise ValueError(shorten(f"it has no {', '.join(missing)}", 200))
-    for name, tensor in theirs.items():
-        linear = ".c_" in name and name.endswith("weight")
-        if linear and tensor.ndim != 2:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not (in, out)")
-        state[ours[name]] = tensor.T if linear else tensor
+    for name in (name for name in theirs if ".c_" in name and name.endswith("weight")):
+        if theirs[name].ndim != 2:
+            raise ValueError(f"{name} has shape {tuple(theirs[name].shape)}, not (in, out)")
+        state[ours[name]] = theirs[name].T
     return state
 
 
@@ -111,11 +105,7 @@ def build(state: Mapping[str, Tensor], n_head: int = 12, dropout: float = 0.1) -
         raise ValueError(f"n_head {n_head} does not divide the width {D}")
     n_layer = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     model = GPT(vocabulary, n_layer=n_layer, n_head=n_head, D=D, context=context, dropout=dropout)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:  # its second line names the first tensors that are wrong
-        raise ValueError(f"not a GPT of ours: {shorten(str(error).splitlines()[1], 200)}") from error
-    return model
+    return filled(model, state, "a GPT of ours")
 
 
 def check(config: Mapping[str, Any], model: GPT) -> None:
@@ -127,94 +117,26 @@ def check(config: Mapping[str, Any], model: GPT) -> None:
         raise ValueError(f"config.json has {'; '.join(wrong)}")
 
 
-def refused(weights: str, error: Exception) -> BadInput:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-    return BadInput(
-        f"cannot load {weights} ({reason}): name openai-gpt, OWNER/NAME of the Hugging Face hub, or a folder that holds "
-        f"{', '.join(FILES)} and {' or '.join(TENSORS)}, or the authors' {SHARDS[0]} to {SHARDS[-1]}, {SHAPES}, "
-        f"{' and '.join(VOCABULARIES[1])}; of a vocabulary alone its two files are enough"
-    )
-
-
-def fetch(weights: str, cache: Path, *, tensors: bool = True) -> Path:
-    """The folder of these weights, downloaded to `cache` if `weights` is none; or of their vocabulary and config.json only.
-
-    Raises:
-        BadInput: it cannot be had; says why, and what to do.
-    """
-    repository = "openai-community/openai-gpt" if weights == "openai-gpt" else weights
-    try:
-        return folder_of(weights, repository, cache, FILES, tensors=tensors)
-    except Exception as error:  # of the hub, from a name that it does not know to no network
-        raise refused(weights, error) from error
-
-
-def read_vocabulary(folder: Path) -> "Tokenizer":
-    """The byte-pair encoding of a folder, as transformers' OpenAIGPTTokenizer has it.
-
-    Raises:
-        ValueError: files are missing, or damaged.
-    """
-    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
-    from tokenizers.models import BPE
-
-    files = next((pair for pair in VOCABULARIES if all((folder / name).exists() for name in pair)), None)
-    if files is None:
-        raise ValueError(f"it has no {', and no '.join(' and '.join(pair) for pair in VOCABULARIES)}")
-    try:
-        vocabulary, merges = BPE.read_file(*(str(folder / name) for name in files))
-        if "<unk>" not in vocabulary or sorted(vocabulary.values()) != list(range(len(vocabulary))):
-            raise ValueError("no <unk>, or not all numbers from 0 on")
-        tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token="<unk>", continuing_subword_prefix="", end_of_word_suffix="</w>"))
-    except Exception as error:  # the library's have no class of their own
-        raise ValueError(f"{' and '.join(files)}: {error}") from error
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
-    tokenizer.add_special_tokens(["<unk>"])  # so that it is one token in a text, too: WikiText-2 is full of it
-    return tokenizer
-
-
-def official_vocabulary(name: str, cache: Path) -> "Tokenizer":
-    """The vocabulary of openai-gpt, or of OWNER/NAME of the hub, downloaded to `cache`, or of a folder.
-
-    Raises:
-        BadInput: it cannot be had, or is damaged; says why, and what to do.
-    """
-    folder = fetch(name, cache, tensors=False)
-    try:
-        return read_vocabulary(folder)
-    except ValueError as error:
-        raise refused(name, error) from error
-
-
 def load(weights: str, folder: Path) -> "tuple[GPT, Tokenizer]":
     """The model and the vocabulary of a folder, which `fetch` gives for `weights`.
 
     Raises:
         BadInput: files are missing, damaged, or of another model; says which.
     """
-    try:
-        there = {path.name for path in folder.iterdir()}
+    with refused(weights, ADVICE):
         authors = (*SHARDS, SHAPES, *VOCABULARIES[1])
-        if is_authors := "config.json" not in there and not there.isdisjoint(authors):
-            missing = [name for name in authors if name not in there]
-        else:
-            missing = [name for name in FILES if name not in there] + ["weights"] * there.isdisjoint(TENSORS)
-        if missing:
-            raise ValueError(f"it has no {', '.join(missing)}")
-        if is_authors:
+        if not (folder / "config.json").exists() and any((folder / name).exists() for name in authors):
+            check_files(folder, authors, ())
             model = build(from_openai(folder))
         else:
+            check_files(folder, FILES)
             config = json.loads((folder / "config.json").read_text())
-            model = build(from_transformers(read_tensors(folder)), config.get("n_head", 12))
+            model = build(from_transformers(read(folder, folder)), config.get("n_head", 12))
             check(config, model)
-        tokenizer = read_vocabulary(folder)
+        tokenizer = vocabulary.read(folder)
         if (V := tokenizer.get_vocab_size()) != len(model.embedding.weight):
             raise ValueError(f"the vocabulary has {V:,} tokens, the model embeddings of {len(model.embedding.weight):,}")
-    except Exception as error:  # of four libraries
-        raise refused(weights, error) from error
-    return model, tokenizer
+        return model, tokenizer
 
 
 @dataclass(frozen=True)
@@ -223,10 +145,6 @@ class Weights:
     """openai-gpt or OWNER/NAME of the Hugging Face hub, to be downloaded, or a folder that holds its files, or the authors'."""
     corpus: Literal["bookscorpus", "wikitext-2", "tinyshakespeare"] = "bookscorpus"
     """Whose held-out text it is."""
-
-    tokens = property(lambda self: self.weights)  # what corpus.load reads besides
-    vocabulary = property(lambda self: 40_478)
-    context = property(lambda self: 512)
 
 
 WEIGHTS = {
@@ -245,11 +163,12 @@ WEIGHTS = {
 
 def main(run: Run[Weights]) -> dict[str, float]:
     folder = run.on_main(lambda: fetch(run.config.weights, run.data_dir / "weights"))
-    model, tokenizer = load(run.config.weights, folder)
-    text = corpus.load(run, weights_sha256=fingerprint(model))
-    if tokenizer.get_vocab() != text.tokenizer.get_vocab():
-        raise BadInput(f"{run.dir / 'vocabulary.json'} is not the vocabulary of {folder.absolute()}: --restart starts over")
-    model, T = model.to(run.device), min(model.context, run.config.context)
+    model, _ = load(run.config.weights, folder)
+    T = min(model.context, 512)
+    settings = corpus.Settings(run.config.corpus, run.config.weights)
+    text, about = corpus.load(settings, run.data_dir, spare=run.dir, context=T, on_main=run.on_main)
+    run.describe_data(**about, weights_sha256=fingerprint(model))
+    model = model.to(run.device)
     metrics = heldout(run, model, text, T)
     for split in [name for name in text.splits if name != "train"]:
         run.say(f"{split}: {len(text.splits[split]):,} tokens, in windows of {T}, {metrics[f'{split}_loss']:.4f} nats each")

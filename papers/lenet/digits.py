@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.data import standin
 from common.data.mnist import MNIST
-from papers.lenet.model import figure_3
 
 WHITE, BLACK = -0.1, 1.175  # levels of background and foreground, "which makes the mean input roughly 0" (Sec. II.B)
 
@@ -41,14 +41,7 @@ def distort(fields: Tensor, maps: Tensor) -> Tensor:
 
 
 def made_up(train: int, test: int) -> MNIST:
-    """Digits for the smoke experiment: the pictures of Figure 3, twice as large, shifted, of varying blackness, with noise."""
-    generator = torch.Generator().manual_seed(0)
-    n = train + test
-    labels = torch.randint(10, (n,), generator=generator)
-    ink = (figure_3().view(10, 12, 7) > 0)[labels].float().repeat_interleave(2, 1).repeat_interleave(2, 2)  # (n, 24, 14)
-    images = torch.zeros(n, 28, 28)
-    for image, digit, down, right in zip(images, ink, *torch.randint(5, (2, n), generator=generator).tolist(), strict=True):
-        image[down : down + 24, right + 5 : right + 19] = digit
-    images = images * (0.6 + 0.4 * torch.rand(n, 1, 1, generator=generator)) + 0.1 * torch.rand(n, 28, 28, generator=generator)
-    images = (255 * images.clamp(0, 1)).to(torch.uint8)
-    return MNIST(images[:train], labels[:train], images[train:], labels[train:], sha256="")
+    """Stand-in digits for the smoke experiment."""
+    images, labels = standin.images(train + test, 0, size=28)
+    grey = images[..., 0]
+    return MNIST(grey[:train], labels[:train], grey[train:], labels[train:], sha256="")

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from common import figures
 from common.claims import Claim, Experiment, Record
 from common.command import reproduce
 from common.data import mnist
@@ -26,7 +27,7 @@ from common.data.order import mix, permuted
 from common.options import at_least_one, positive
 from common.run import Run
 from common.words import spread
-from papers.lenet.digits import distort, field, made_up, random_distortions
+from papers.lenet.digits import BLACK, WHITE, distort, field, made_up, random_distortions
 from papers.lenet.model import LeNet5, curvature, map_criterion, mse, printed, root
 
 COPIES = 10  # of each training image in the distorted set, one of them as it is
@@ -212,22 +213,13 @@ def evaluate(run: Run[Config], model: LeNet5, digits: mnist.MNIST) -> Tensor:
 
 def draw_errors(run: Run[Config], errors: Tensor) -> None:
     """Figure 5: errors in % against passes; errors (passes, 2)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.5))
-    axes = figure.add_subplot()
-    for curve, label in zip(errors.T, ("training, on the fly", "held out" if run.config.held_out else "test"), strict=True):
-        axes.plot(range(1, len(errors) + 1), curve, marker=".", label=f"{label}: {curve[-1]:.2f} % at the end")
-    for claim in run.experiment.claims:
-        if claim.unit == "%":
-            axes.axhline(claim.value, color="black", linewidth=0.8, linestyle="--" if claim.metric == "test_error" else ":")
-            axes.annotate(  # beside the axes, where no curve is
-                f"paper {claim.value} %", (1, claim.value), (3, 0), ("axes fraction", "data"), "offset points",
-                fontsize="x-small", va="center",
-            )  # fmt: skip
-    axes.set(xlabel="passes through the training set", ylabel="error rate, %", ylim=(0, 5), title=f"{run.name}, seed {run.seed}")
-    axes.set_xticks(range(0, len(errors) + 1, 4))
-    axes.legend(fontsize="small")
+    passes, names = range(1, len(errors) + 1), ("training, on the fly", "held out" if run.config.held_out else "test")
+    lines = {f"{name}: {curve[-1]:.2f} % at the end": (passes, curve, ".-") for name, curve in zip(names, errors.T, strict=True)}
+    levels = {f"paper {claim.value} %": claim.value for claim in run.experiment.claims if claim.unit == "%"}
+    figure = figures.curves(
+        lines, levels, xlabel="passes through the training set", ylabel="error rate, %", ylim=(0, 5),
+        xticks=range(0, len(errors) + 1, 4), title=f"{run.name}, seed {run.seed}",
+    )  # fmt: skip
     run.save_figure(figure, "errors-by-pass")
 
 
@@ -263,17 +255,11 @@ def draw_kernels(run: Run[Config], layer: nn.Module) -> None:
 
 def draw_distortions(run: Run[Config], digits: mnist.MNIST) -> None:
     """Figure 7: ten training digits, and five distortions of each."""
-    from matplotlib.figure import Figure
-
     generator = torch.Generator().manual_seed(mix(run.seed, "figure"))
     maps = random_distortions(50, run.config.distortion, generator).to(run.device)
     originals = field(digits.train_images[:10])
-    rows = torch.cat([originals, distort(originals.repeat(5, 1, 1, 1), maps)]).view(6, 10, 32, 32).cpu()
-    figure = Figure(figsize=(6, 3.8))
-    axes = figure.add_subplot()
-    axes.imshow(-rows.permute(0, 2, 1, 3).reshape(6 * 32, 10 * 32), cmap="gray")
-    axes.axis("off")
-    run.save_figure(figure, "distortions")
+    rows = torch.cat([originals, distort(originals.repeat(5, 1, 1, 1), maps)])
+    run.save_figure(figures.grid((BLACK - rows[:, 0]) / (BLACK - WHITE), 10), "distortions")
 
 
 FIGURES = ("errors-by-pass", "misclassified", "c1-kernels")

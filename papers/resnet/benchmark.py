@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.benchmark import compare
-from common.data import imagenet, workers
+from common.data import imagenet, standin, workers
+from common.data.images import crop, draw_crops, random_crop, windows
 from common.data.order import permuted
-from papers.resnet.images import crop, draw_crops, made_up, random_crop, windows
 from papers.resnet.model import CifarResNet, resnet50
+from papers.resnet.train import PAD
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GPU = DEVICE.type == "cuda"
@@ -49,10 +50,11 @@ def usual_batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[T
 
 def our_batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """As in train.py."""
-    crops, labels, mean = windows(images.to(DEVICE)), labels.to(DEVICE), windows(images.double().mean(0).float().to(DEVICE))
+    crops, labels = windows(images.to(DEVICE), PAD), labels.to(DEVICE)
+    mean = windows(images.double().mean(0).float().to(DEVICE), PAD)
     for step in itertools.count():
         index = permuted(len(images), 0, step * size, (step + 1) * size).to(DEVICE, non_blocking=True)
-        yield crop(crops, mean, index, draw_crops(size, 0, step).to(DEVICE, non_blocking=True)), labels[index]
+        yield crop(crops, mean, index, draw_crops(size, 2 * PAD + 1, 0, step).to(DEVICE, non_blocking=True)), labels[index]
 
 
 def training(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], updates: int, ours: bool) -> Callable[[], None]:
@@ -77,7 +79,7 @@ def take(batches: Iterator[tuple[Tensor, Tensor]], n: int) -> Callable[[], None]
 
 
 def cifar(n: int) -> None:
-    images, labels = made_up(50_000, 0)
+    images, labels = standin.images(50_000, 0)
     B, both = 128, {"usual: DataLoader, PIL, torchvision": usual_batches, "train.py: on the device, in batch": our_batches}
     print(f"CIFAR-10, batches of {B} alone")
     compare({name: take(batches(images, labels, B), 10 * n) for name, batches in both.items()}, 10 * n * B, "images")
@@ -116,7 +118,7 @@ def decoding(n: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for split in ("train", "val"):
             Path(folder, split, "noise").mkdir(parents=True)
-        for i, image in enumerate(made_up(64, 0, size=512)[0]):
+        for i, image in enumerate(standin.images(64, 0, size=512)[0]):
             Image.fromarray(image.numpy()[:375, :500]).resize((500, 375)).save(
                 Path(folder, "train", "noise", f"{i}.JPEG"), quality=90
             )

@@ -13,19 +13,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 from torch import Tensor
 
 from common.claims import Claim, Experiment
 from common.command import evaluate_weights
-from common.errors import BadInput
+from common.data import imagenet
+from common.data.images import STD
 from common.run import Run
-from common.weights import fingerprint
-from papers.resnet.images import STD
+from common.weights import filled, fingerprint, read, refused, renamed
 from papers.resnet.model import BasicBlock, Bottleneck, ResNet
-from papers.resnet.train import Validation, evaluate, multiscale
+from papers.resnet.train import evaluate, validation
 
 NETS = {  # block, how many in conv2_x, conv3_x, conv4_x, conv5_x -> depth
     (BasicBlock, (2, 2, 2, 2)): 18,
@@ -40,14 +39,15 @@ KEY = re.compile(
 )
 
 
-def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _converted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """layer1..layer4 are conv2_x..conv5_x of Table 1, a downsample is a shortcut; the other names are the same."""
-    for key in weights:
+
+    def name(key: str) -> str | None:
         if not KEY.fullmatch(key):
-            raise ValueError(f"not a state dict of resnet18, 34, 50, 101 or 152: {key} is no weight of theirs")
-    stages = {f"layer{i}": f"conv{i + 1}_x" for i in range(1, 5)}
-    parts = {key: key.replace("downsample", "shortcut").split(".") for key in weights}
-    return {".".join([stages.get(part[0], part[0]), *part[1:]]): weights[key] for key, part in parts.items()}
+            return None
+        return re.sub(r"^layer(\d)", lambda stage: f"conv{int(stage[1]) + 1}_x", key).replace("downsample", "shortcut")
+
+    return renamed(weights, name, "resnet18, 34, 50, 101 or 152")
 
 
 # Two functions, as in all papers, because there are two libraries: a user names the one that a file is from, and either may
@@ -60,7 +60,7 @@ def from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: there is a key that such a net does not have.
     """
-    return _renamed(weights)
+    return _converted(weights)
 
 
 def from_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def from_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: there is a key that such a net does not have.
     """
-    return _renamed(weights)
+    return _converted(weights)
 
 
 def build(state: Mapping[str, Tensor]) -> ResNet:
@@ -85,11 +85,7 @@ def build(state: Mapping[str, Tensor]) -> ResNet:
         raise ValueError(f"{blocks} blocks of type {block.__name__} are none of ResNet-18, 34, 50, 101 and 152")
     classes = len(state["fc.bias"]) if "fc.bias" in state else 1000
     model = ResNet(block, blocks, "B", stride_in_3x3=True, classes=classes)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:  # its second line names the first tensors that are wrong
-        raise ValueError(f"not a ResNet-{NETS[block, blocks]}: {shorten(str(error).splitlines()[1], 200)}") from error
-    return model
+    return filled(model, state, f"a ResNet-{NETS[block, blocks]}")
 
 
 @dataclass(frozen=True)
@@ -124,55 +120,35 @@ WEIGHTS = {
 }
 
 
-def read(weights: str, folder: Path) -> dict[str, Tensor]:
-    """The state dict of our model from a file, or from torchvision or timm, which download it to `folder` if it is not there.
+def load(weights: str, cache: Path) -> ResNet:
+    """Our model with these weights, which torchvision or timm download to `cache` if they are not there.
 
     Raises:
-        BadInput: it cannot be had, or is no such net's; says why, and what to do.
+        BadInput: they cannot be had, or are no such net's; says why, and what to do.
     """
     library, _, name = weights.partition("-")
-    path = Path(weights)
-    try:
-        if path.exists():
-            if path.suffix == ".safetensors":
-                from safetensors.torch import load_file
-
-                return from_timm(load_file(path))
-            return from_torchvision(torch.load(path, map_location="cpu", weights_only=True))
-        if library == "torchvision":
-            from torchvision.models import get_model_weights
-
-            url = get_model_weights(name).IMAGENET1K_V1.url
-            return from_torchvision(torch.hub.load_state_dict_from_url(url, str(folder), map_location="cpu", check_hash=True))
-        if library == "timm" and name.partition(".")[0] in [f"resnet{depth}" for depth in NETS.values()]:
-            import timm  # other nets of its have the same keys and shapes (resnetblur50, ...)
-
-            return from_timm(timm.create_model(name, pretrained=True, cache_dir=folder).state_dict())
-    except Exception as error:  # of six libraries, from a file that is cut to a server that is silent
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise BadInput(f"cannot load {weights} ({reason[:300]}): name another file, or one of {', '.join(names())}") from error
-    raise BadInput(f"no weights {weights}: no such file here, and none of {', '.join(names())}")
-
-
-def names() -> list[str]:
-    return [name.removeprefix("weights-") for name in WEIGHTS]
+    with refused(weights, f"name another file, or one of {', '.join(each.removeprefix('weights-') for each in WEIGHTS)}"):
+        if library == "timm" and name.partition(".")[0] not in [f"resnet{depth}" for depth in NETS.values()]:
+            raise ValueError("other nets of timm have the same keys and shapes (resnetblur50, ...)")
+        convert = from_timm if library == "timm" or weights.endswith(".safetensors") else from_torchvision
+        return build(convert(read(weights, cache)))
 
 
 def main(run: Run[Weights]) -> dict[str, float]:
     config, folder = run.config, run.data_dir / "weights"
-    data = Validation(run, config.crop, scale=255 * torch.tensor(STD, device=run.device))
+    data = imagenet.load(run.data_dir, "val")
+    tests = validation(run, data, config.crop, scale=255 * torch.tensor(STD, device=run.device))
     if run.processes > 1:
-        run.on_main(lambda: read(config.weights, folder) and None)  # downloads, once
-    try:
-        model = build(read(config.weights, folder))
-    except ValueError as error:
-        raise BadInput(f"{config.weights}: {error}") from error
+        run.on_main(lambda: load(config.weights, folder) and None)  # downloads, once
+    model = load(config.weights, folder)
     run.describe_data(
-        name="imagenet", train=0, test=data.n, test_sha256=data.test.sha256, stand_in=not data.test.official,
+        name="imagenet", train=0, test=len(data), test_sha256=data.sha256, stand_in=not data.official,
         weights_sha256=fingerprint(model),
     )  # fmt: skip
     model = model.to(run.device, memory_format=torch.channels_last)
-    metrics = evaluate(run, model, data, 1) | evaluate(run, model, data, 10) | multiscale(run, model, data)
+    metrics = {}
+    for kind in tests.kinds:
+        metrics |= evaluate(run, model, tests, kind)
     for name, value in metrics.items():
         run.say(f"{name} {value:.3f} %")
     return metrics

@@ -11,37 +11,41 @@ imagenet-1k. At the end a run prints, for each claim, the paper's value, ours an
 or 6, and for CIFAR-10 those of Figure 7.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common import figures
 from common.claims import Claim, Experiment
 from common.command import reproduce
-from common.data import cifar, imagenet
-from common.data.order import shuffled
-from common.errors import BadInput
-from common.files import read_rows
-from common.options import at_least_one, fraction, positive
-from common.run import Run
-from papers.resnet.images import (
+from common.data import cifar, imagenet, standin
+from common.data.images import (
+    CENTRE,
+    EIGENVALUES,
+    EIGENVECTORS,
+    FIVE,
     MEAN,
-    centre,
     crop,
     draw_colours,
     draw_crops,
-    made_up,
     normalised,
     pixels,
     random_crop,
     resize,
-    ten_crops,
+    views,
     windows,
 )  # fmt: skip
+from common.data.order import shuffled
+from common.data.workers import Reader
+from common.errors import BadInput
+from common.options import at_least_one, fraction, positive
+from common.run import Run
 from papers.resnet.model import CifarResNet, plain18, plain34, resnet18, resnet34, resnet50, resnet101, resnet152
+from papers.resnet.responses import draw_responses, layer_responses
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,10 @@ class ImageNet(Config):
 
 
 DEPTHS = {18: resnet18, 34: resnet34, 50: resnet50, 101: resnet101, 152: resnet152}
+PAD = (
+    4  # Sec. 4.2: "4 pixels are padded on each side, and a 32x32 crop is randomly sampled from the padded image or its [...] flip"
+)
+SCALES = (224, 256, 384, 480, 640)  # Sec. 3.4: shorter sides of tests, for crops of 224
 
 
 @dataclass(frozen=True)
@@ -147,223 +155,159 @@ class Cifar(Config):
 
 
 def train(run: Run[ImageNet | Cifar]) -> dict[str, float]:
-    config = run.config
+    config, B = run.config, run.config.batch_size
     torch.backends.cudnn.benchmark = True  # all batches have one shape
-    data = Cifar10Data(run) if isinstance(config, Cifar) else ImageNetData(run)
+    data = cifar10(run) if isinstance(config, Cifar) else imagenet_2012(run)
     model = config.network().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )
     model, optimizer = run.prepare(model=model, optimizer=optimizer)
-    net = run.compile(model)
-    for step, batch in data.batches():
+    net, draw, steps = run.compile(model), shuffled(data.n, B, run.seed), config.steps
+    for step, drawn in run.loaded(data.reader, draw, steps=steps) if data.reader else run.indices(draw, steps=steps):
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(step)
-        for (images, labels), weight in run.micro_batches(batch, model, of=config.batch_size):
+        for (images, labels), weight in run.micro_batches(data.shown(step, drawn), model, of=B):
             with run.autocast():
-                logits = net(images)  # (B, classes)
+                logits = net(images)  # (b, classes)
             loss = F.cross_entropy(logits.to(images.dtype), labels)
             run.backward(loss * weight)
             run.log(train_loss=loss * weight, train_error=100 * weight * (logits.argmax(1) != labels).float().mean())
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % config.evaluate_every == 0:
-            run.report(**evaluate(run, model, data), lr=config.lr_at(step))
+            run.report(**evaluate(run, model, data.tests, data.tests.kinds[0]), lr=config.lr_at(step))
 
     metrics = {}
-    for crops in data.crops:
-        metrics |= evaluate(run, model, data, crops)
-    draw_errors(run, data)
-    if isinstance(data, ImageNetData):
-        metrics |= multiscale(run, model, data)
+    for kind in data.tests.kinds:
+        metrics |= evaluate(run, model, data.tests, kind)
+    draw_errors(run, data.tests)
     if isinstance(config, Cifar):
-        responses = layer_responses(run, model, data)
+        responses = layer_responses(run, model, (views for views, _ in data.tests.batches(data.tests.kinds[0])))
         draw_responses(run, responses)
         metrics["response_std"] = responses.mean().item()
     return metrics
 
 
-class Cifar10Data:
-    """CIFAR-10 on the run's device, where crops, flips and the mean are taken, a batch at a time."""
+class Tests(NamedTuple):
+    """Images that a net is tested on."""
 
-    crops = (1,)  # "we only evaluate the single view of the original 32x32 image"
-    curve, axis = "test_error", (0, 20)  # of Fig. 6
-
-    def __init__(self, run: Run[Cifar]) -> None:
-        if run.config.data == "made-up":
-            data = cifar.CIFAR(*made_up(256, 0), *made_up(100, 1), sha256="")
-        else:
-            run.on_main(lambda: cifar.fetch(run.data_dir))
-            data = cifar.load(run.data_dir)
-        self.run, self.n = run, len(data.test_labels)
-        run.describe_data(
-            name="cifar10", sha256=data.sha256, train=len(data.train_labels), test=self.n, stand_in=run.config.data == "made-up"
-        )
-        mean = data.train_images.double().mean(0).to(torch.get_default_dtype())  # (32, 32, 3): "the per-pixel mean subtracted"
-        self.mean, self.mean_windows = mean.to(run.device), windows(mean.to(run.device))
-        self.windows, self.labels = windows(data.train_images.to(run.device)), data.train_labels.to(run.device)
-        self.test_images, self.test_labels = data.test_images.to(run.device), data.test_labels.to(run.device)
-
-    def batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        """(step, (images (B, 3, 32, 32), labels (B,))): this process's share of each batch."""
-        run, B = self.run, self.run.config.batch_size
-        for step, index in run.indices(shuffled(len(self.labels), B, run.seed), steps=run.config.steps):
-            index, draws = (t.to(run.device, non_blocking=True) for t in (index, draw_crops(B, run.seed, step)[run.share(B)]))
-            yield step, (crop(self.windows, self.mean_windows, index, draws), self.labels[index])
-
-    def test_batches(self, crops: int = 1, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of the test set."""
-        mine = self.run.share(self.n)
-        for images, labels in zip(self.test_images[mine].split(size), self.test_labels[mine].split(size), strict=True):
-            yield normalised(images, self.mean), labels
-
-    def errors(self, hits: Tensor, views: str) -> dict[str, float]:
-        return {"test_error": 100 - percent(hits[:, 0])}
+    n: int
+    kinds: tuple[str, ...]  # ways to look at an image, the first of them during training
+    errors: tuple[str, ...]  # names, by the kind: of the likeliest answer, and of the five likeliest where these count
+    batches: Callable[[str], Iterator[tuple[list[Tensor], Tensor]]]  # kind -> this process's: views (b k, 3, H, W), labels (b,)
 
 
-class Validation:
-    """ImageNet's validation set, read by worker processes; the mean is taken on the device."""
+class Data(NamedTuple):
+    """A data set as `train` goes through it."""
 
-    crops = (1, 10)
-    scales = (224, 256, 384, 480, 640)  # Sec. 3.4: shorter sides
-
-    def __init__(self, run: Run, crop: int, scale: Tensor | float = 255) -> None:
-        self.run, self.crop, self.scale = run, crop, scale
-        self.test = imagenet.load(run.data_dir, "val")
-        self.n, self.mean = len(self.test), 255 * torch.tensor(MEAN, device=run.device)
-        self.reader = run.reader(self.sample)
-
-    def sample(self, index: int, _: torch.Generator) -> tuple[Tensor, ...]:
-        """Its centre crop, from n on ten crops: (1 or 10, 224, 224, 3), (); from 2 n on all of it at scales: (H, W, 3), ..., ()."""
-        image, label = self.test.image(index % self.n), self.test.labels[index % self.n]
-        if index >= 2 * self.n:
-            return (*(pixels(resize(image, round(side * self.crop / 224))) for side in self.scales), label)
-        return centre(image, self.crop)[None] if index < self.n else ten_crops(image, self.crop), label
-
-    def test_batches(self, crops: int = 1, size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share: (B crops, 3, 224, 224), (B,)."""
-        for images, labels in self.run.examples(self.reader, self.n, size // crops, first=0 if crops == 1 else self.n):
-            yield normalised(images.flatten(0, 1), self.mean, self.scale), labels
-
-    def scaled(self) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """This process's share, one image at a time, for they have different shapes: [(1, 3, H, W)] at each scale, (1,)."""
-        for *scales, labels in self.run.examples(self.reader, self.n, 1, first=2 * self.n):
-            yield [normalised(images, self.mean, self.scale) for images in scales], labels
-
-    def errors(self, hits: Tensor, views: str) -> dict[str, float]:
-        return {f"top1_error_{views}": 100 - percent(hits[:, 0]), f"top5_error_{views}": 100 - percent(hits.any(1))}
+    n: int  # training images
+    reader: Reader | None  # of these; None: they are on the device
+    shown: Callable[[int, Any], tuple[Tensor, Tensor]]  # step, what is drawn or read for it -> images (b, 3, H, W), labels (b,)
+    tests: Tests
 
 
-class ImageNetData(Validation):
-    """ImageNet for training: workers decode, resize, crop and flip; colours and the mean are taken on the device."""
+def cifar10(run: Run[Cifar]) -> Data:
+    """CIFAR-10 on the run's device, where crops, flips and the mean are taken, a batch at a time (Sec. 4.2)."""
+    made_up, B = run.config.data == "made-up", run.config.batch_size
+    if made_up:
+        data = cifar.CIFAR10(*standin.images(256, 0), *standin.images(100, 1), sha256="")
+    else:
+        run.on_main(lambda: cifar.fetch(run.data_dir))
+        data = cifar.load(run.data_dir)
+    n, n_test = len(data.train_labels), len(data.test_labels)
+    run.describe_data(name="cifar10", sha256=data.sha256, train=n, test=n_test, stand_in=made_up)
+    mean = data.train_images.double().mean(0).to(run.device, torch.get_default_dtype())  # "the per-pixel mean subtracted"
+    images, labels, test_images, test_labels = (
+        t.to(run.device) for t in (data.train_images, data.train_labels, data.test_images, data.test_labels)
+    )
+    crops, mean_crops = windows(images, PAD), windows(mean, PAD)
 
-    curve, axis = "top1_error_1crop", (20, 60)  # of Fig. 4
+    def shown(step: int, index: Tensor) -> tuple[Tensor, Tensor]:
+        draws = draw_crops(B, 2 * PAD + 1, run.seed, step)[run.share(B)]
+        index, draws = (t.to(run.device, non_blocking=True) for t in (index, draws))
+        return crop(crops, mean_crops, index, draws), labels[index]
 
-    def __init__(self, run: Run[ImageNet]) -> None:
-        super().__init__(run, run.config.crop)
-        self.train = imagenet.load(run.data_dir, "train")
-        if self.train.classes > 1000:
-            raise BadInput(
-                f"ImageNet: {self.train.classes:,} classes in {run.data_dir}, and the nets of Table 1 have 1,000 outputs"
-            )
-        run.describe_data(
-            name="imagenet", sha256=self.train.sha256, test_sha256=self.test.sha256, train=len(self.train), test=self.n,
-            stand_in=not (self.train.official and self.test.official),
-        )  # fmt: skip
-        self.training = run.reader(self.random_sample)
+    def batches(kind: str) -> Iterator[tuple[list[Tensor], Tensor]]:
+        mine = run.share(n_test)
+        for some, their_labels in zip(test_images[mine].split(500), test_labels[mine].split(500), strict=True):
+            yield [normalised(some, mean)], their_labels
 
-    def random_sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(224, 224, 3), ()."""
-        return random_crop(self.train.image(index), self.run.config.sides, self.crop, generator), self.train.labels[index]
-
-    def batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        """(step, (images (B, 3, 224, 224), labels (B,))): this process's share of each batch."""
-        run, config, B = self.run, self.run.config, self.run.config.batch_size
-        for step, (images, labels) in run.loaded(self.training, shuffled(len(self.train), B, run.seed), steps=config.steps):
-            colours = draw_colours(B, config.colour, run.seed, step)[run.share(B)].to(run.device, non_blocking=True)
-            yield step, (normalised(images, self.mean - 255 * colours[:, None, None]), labels)
-
-
-def evaluate(run: Run, model: nn.Module, data: Cifar10Data | Validation, crops: int = 1) -> dict[str, float]:
-    """Errors over the test set in %: of the answer, and of the five most likely ones. The scores of several crops are averaged."""
-    hits = []
-    with run.evaluating(model) as net:
-        for images, labels in data.test_batches(crops):
-            scores = net(images).to(images.dtype).softmax(1).unflatten(0, (len(labels), crops)).mean(1)  # (B, classes)
-            hits.append(likeliest(scores, labels))
-    return data.errors(run.gather(torch.cat(hits), data.n), f"{crops}crop")
+    return Data(n, None, shown, Tests(n_test, ("single view",), ("test_error",), batches))
 
 
-def multiscale(run: Run, model: nn.Module, data: Validation) -> dict[str, float]:
-    """Sec. 3.4, Table 4: "fully-convolutional form [...] average the scores at multiple scales".
+def imagenet_2012(run: Run[ImageNet]) -> Data:
+    """ImageNet (Sec. 3.4): workers decode, resize, crop and flip; colours and the mean are taken on the device."""
+    config, B, mean = run.config, run.config.batch_size, 255 * torch.tensor(MEAN, device=run.device)
+    test, data = (imagenet.load(run.data_dir, split) for split in ("val", "train"))
+    if data.classes > 1000:
+        raise BadInput(f"ImageNet: {data.classes:,} classes in {run.data_dir}, and the nets of Table 1 have 1,000 outputs")
+    run.describe_data(
+        name="imagenet", sha256=data.sha256, test_sha256=test.sha256, train=len(data), test=len(test),
+        stand_in=not (data.official and test.official),
+    )  # fmt: skip
+    tests = validation(run, test, config.crop)
+    values, vectors = torch.tensor(EIGENVALUES), torch.tensor(EIGENVECTORS)
 
-    The last layer is linear, so that averaging over places before it, as the model does at any size, or after it is the same.
+    def sample(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return random_crop(data.image(index), config.sides, config.crop, generator), data.labels[index]
+
+    def shown(step: int, read: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        colours = draw_colours(B, config.colour, values, vectors, run.seed, step)[run.share(B)]
+        colours = colours.to(run.device, non_blocking=True)
+        return normalised(read[0], mean - 255 * colours[:, None, None]), read[1]
+
+    return Data(len(data), run.reader(sample), shown, tests)
+
+
+def validation(run: Run, data: imagenet.ImageNet, crop: int, scale: Tensor | float = 255) -> Tests:
+    """ImageNet's validation set, read by worker processes: "the standard 10-crop testing", or whole images at several scales."""
+    kinds, sizes = ("1crop", "10crop", "multiscale"), (250, 25, 1)  # images in a batch: at a scale they have different shapes
+    n, mean = len(data), 255 * torch.tensor(MEAN, device=run.device)
+
+    def sample(index: int, _: torch.Generator) -> tuple[Tensor, ...]:
+        """From n on ten crops, from 2 n on all scales: (k, H, W, 3), ..., ()."""
+        image, label = data.image(index % n), data.labels[index % n]
+        if index >= 2 * n:
+            return (*(pixels(resize(image, round(side * crop / 224)))[None] for side in SCALES), label)
+        crops = views(resize(image, round(crop * 8 / 7)), crop, CENTRE if index < n else FIVE)
+        return crops[:1] if index < n else crops, label
+
+    reader = run.reader(sample)
+
+    def batches(kind: str) -> Iterator[tuple[list[Tensor], Tensor]]:
+        i = kinds.index(kind)
+        for *several, labels in run.examples(reader, n, sizes[i], first=i * n):
+            yield [normalised(images.flatten(0, 1), mean, scale) for images in several], labels
+
+    return Tests(n, kinds, ("top1_error_{}", "top5_error_{}"), batches)
+
+
+def evaluate(run: Run, model: nn.Module, tests: Tests, kind: str) -> dict[str, float]:
+    """Errors over the test set in %: of the answer, and of the five most likely ones. The scores of several views are averaged.
+
+    At several scales (Table 4) in "fully-convolutional form": the last layer is linear, so that averaging over places before it,
+    as the model does at any size, or after it is the same.
     """
     hits = []
     with run.evaluating(model) as net:
-        for scales, labels in data.scaled():
-            scores = [net(images).float().softmax(1) for images in scales]
-            hits.append(likeliest(torch.stack(scores).mean(0), labels))
-    return data.errors(run.gather(torch.cat(hits), data.n), "multiscale")
+        for several, labels in tests.batches(kind):
+            scores = [net(x).to(x.dtype).softmax(1).unflatten(0, (len(labels), -1)).mean(1) for x in several]
+            hits.append(torch.stack(scores).mean(0).topk(5).indices == labels[:, None])  # (b, 5)
+    hits = run.gather(torch.cat(hits), tests.n)
+    right = (100 * each.double().mean().item() for each in (hits[:, 0], hits.any(1)))
+    return {name.format(kind): 100 - each for name, each in zip(tests.errors, right, strict=False)}
 
 
-def likeliest(scores: Tensor, labels: Tensor) -> Tensor:
-    """Which of the five greatest scores is the label's: (B, 5), bool."""
-    return scores.topk(5).indices == labels[:, None]
-
-
-def percent(hits: Tensor) -> float:
-    return 100 * hits.double().mean().item()
-
-
-def layer_responses(run: Run, model: nn.Module, data: Cifar10Data) -> Tensor:
-    """Fig. 7: standard deviation of the outputs of each 3x3 layer, after batch norm, before ReLU or addition: (layers,)."""
-    with run.evaluating(model) as net:
-        moments: dict[nn.Module, Tensor] = {}  # layer -> sums of 1, y, y^2
-
-        def count(layer: nn.Module, inputs: tuple[Tensor], y: Tensor) -> None:
-            y = y.double()
-            moments[layer] = moments.get(layer, 0) + torch.stack([torch.ones_like(y).sum(), y.sum(), y.square().sum()])
-
-        hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-        for images, _ in data.test_batches():
-            net(images)
-        for hook in hooks:
-            hook.remove()
-    n, sums, squares = run.gather(torch.stack(list(moments.values()))[None], run.processes).sum(0).T  # in the order of the layers
-    return (squares / n - (sums / n).square()).sqrt().cpu()
-
-
-def draw_errors(run: Run, data: Cifar10Data | ImageNetData) -> None:
+def draw_errors(run: Run, tests: Tests) -> None:
     """One net's curves of Figure 4 or 6: training error (thin) and test error (bold) against updates."""
-    from matplotlib.figure import Figure
-
-    rows = read_rows(run.dir / "metrics.jsonl") if run.main else []
-    figure = Figure(figsize=(5, 3.5))
-    axes = figure.add_subplot()
-    for name, style in (("train_error", {"linestyle": "--", "linewidth": 0.8}), (data.curve, {"linewidth": 1.6})):
-        if points := [(row["step"], row[name]) for row in rows if name in row]:
-            axes.plot(*zip(*points, strict=True), color="C0", label=f"{name.replace('_', ' ')}: {points[-1][1]:.2f} %", **style)
-    for claim in run.experiment.claims[:1]:
-        axes.axhline(claim.value, color="black", linewidth=0.8, linestyle=":", label=f"paper: {claim.value} %")
-    axes.set(xlabel="updates", ylabel="error, %", ylim=data.axis, title=f"{run.name}, seed {run.seed}")
-    axes.legend(fontsize="small")
-    run.save_figure(figure, "errors")
-
-
-def draw_responses(run: Run, responses: Tensor) -> None:
-    """Figure 7 for one net: in the order of the layers, and sorted."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 4.5))
-    for axes, values, order in zip(
-        figure.subplots(2, 1), (responses, responses.sort(descending=True).values), ("original", "sorted by magnitude"), strict=True
-    ):
-        axes.plot(range(1, len(values) + 1), values, label=run.name)
-        axes.set(xlabel=f"layer index ({order})", ylabel="std", ylim=(0, None))
-        axes.legend(fontsize="small")
-    figure.tight_layout()
-    run.save_figure(figure, "layer-responses")
+    lines = {}
+    for name, style in (("train_error", "C0--"), (curve := tests.errors[0].format(tests.kinds[0]), "C0-")):
+        x, y = run.curves("step", name).values()
+        lines |= {f"{name.replace('_', ' ')}: {y[-1]:.2f} %": (x, y, style)} if y else {}
+    levels = {f"paper: {claim.value} %": claim.value for claim in run.experiment.claims[:1]}
+    axis, title = (0, 20) if curve == "test_error" else (20, 60), f"{run.name}, seed {run.seed}"
+    run.save_figure(figures.curves(lines, levels, xlabel="updates", ylabel="error, %", ylim=axis, title=title), "errors")
 
 
 RUN = {"kind": "paper", "precision": {"cpu": "bf16", "cuda": "bf16"}}

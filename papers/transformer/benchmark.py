@@ -19,7 +19,8 @@ from common.benchmark import compare
 from common.data import translation
 from common.data.ragged import Bucketed, Ragged, ragged
 from papers.transformer.model import Transformer, beam_search, positional_encoding, smoothed_loss
-from papers.transformer.train import EXPERIMENTS, attention_kernel, loss, shifted_right
+from papers.transformer.train import EXPERIMENTS, loss
+from papers.transformer.translate import attention_kernel, shifted_right
 from papers.transformer.vocabulary import END, PAD, START, encode, train_bpe
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

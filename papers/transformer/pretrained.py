@@ -17,7 +17,6 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,9 +31,9 @@ from common.errors import BadInput
 from common.files import write_atomic
 from common.options import at_least_one
 from common.run import Run
-from common.weights import TENSORS, fingerprint, folder_of, read_tensors
+from common.weights import TENSORS, check_files, filled, fingerprint, folder_of, read, refused
 from papers.transformer.model import Transformer, positional_encoding
-from papers.transformer.train import translate
+from papers.transformer.translate import translate
 
 if TYPE_CHECKING:
     from transformers import MarianTokenizer
@@ -144,10 +143,7 @@ def build(state: Mapping[str, Tensor], *, h: int = 8, pad: int = 58100, activati
         facts = f"d_model {d_model}, h {h}, {vocabulary} tokens, pad {pad}, activation {activation}"
         raise ValueError(f"{facts}: h has to divide d_model, pad to be a token, activation to be one of {', '.join(ACTIVATIONS)}")
     model = Marian(vocabulary, activation=activation, N=depths[0], d_model=d_model, d_ff=d_ff, h=h, pad=pad)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:  # its second line names the first tensors that are wrong
-        raise ValueError(f"not a Transformer of ours: {shorten(str(error).splitlines()[1], 200)}") from error
+    model = filled(model, state, "a Transformer of ours")
     model.bias[pad] = -math.inf
     return model
 
@@ -213,11 +209,10 @@ WEIGHTS = {
 FILES = ("config.json", "vocab.json", "source.spm", "target.spm")
 
 
-def refused(weights: str, error: Exception) -> BadInput:
-    names = ", ".join(name.removeprefix("weights-") for name in WEIGHTS)
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-    files = f"{', '.join(FILES)} and {' or '.join(TENSORS)}"
-    return BadInput(f"cannot load {weights} ({reason}): name one of {names}, or a folder that holds {files}")
+ADVICE = (
+    f"name one of {', '.join(name.removeprefix('weights-') for name in WEIGHTS)}, or a folder that holds {', '.join(FILES)} and "
+    f"{' or '.join(TENSORS)}"
+)
 
 
 def fetch(weights: str, cache: Path) -> Path:
@@ -226,11 +221,9 @@ def fetch(weights: str, cache: Path) -> Path:
     Raises:
         BadInput: it cannot be had; says why, and what to do.
     """
-    repository = f"Helsinki-NLP/{weights}" if f"weights-{weights}" in WEIGHTS else weights
-    try:
-        return folder_of(weights, repository, cache, (*FILES, "tokenizer_config.json"))
-    except Exception as error:  # of the hub, from a name that it does not know to no network
-        raise refused(weights, error) from error
+    repository = f"Helsinki-NLP/{weights}" if f"weights-{weights}" in WEIGHTS and not Path(weights).exists() else weights
+    with refused(weights, ADVICE):
+        return folder_of(repository, cache, (*FILES, "tokenizer_config.json"))
 
 
 def load(weights: str, folder: Path) -> "tuple[Marian, MarianTokenizer]":
@@ -239,22 +232,17 @@ def load(weights: str, folder: Path) -> "tuple[Marian, MarianTokenizer]":
     Raises:
         BadInput: files are missing, damaged, or of another model; says which.
     """
-    try:
+    with refused(weights, ADVICE):
         from transformers import MarianTokenizer
 
-        there = {path.name for path in folder.iterdir()}
-        missing = [name for name in FILES if name not in there] + ["weights"] * (not there & {*TENSORS})
-        if missing:
-            raise ValueError(f"it has no {', '.join(missing)}")
+        check_files(folder, FILES)
         config = json.loads((folder / "config.json").read_text())
-        model = build(from_transformers(read_tensors(folder)), **settings(config))
+        model = build(from_transformers(read(folder, folder)), **settings(config))
         tokenizer = MarianTokenizer.from_pretrained(folder)
         theirs = (tokenizer.vocab_size, tokenizer.pad_token_id, tokenizer.eos_token_id)
         if theirs != (expected := (len(model.bias), model.pad, config["eos_token_id"])):
             raise ValueError(f"vocab.json has (size, pad, end) {theirs}, the model {expected}")
-    except Exception as error:  # of four libraries
-        raise refused(weights, error) from error
-    return model, tokenizer
+        return model, tokenizer
 
 
 def cleaner() -> Callable[[str], str]:

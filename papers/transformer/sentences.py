@@ -1,12 +1,10 @@
 """Sentence pairs as tokens: WMT14, Multi30k, the copy task, and made-up ones for tests.
 
-The main process makes them once, with the vocabulary, and keeps them in the run's directory, from where all processes and every
-restart read them.
+They are made once for all runs, with the vocabulary, and kept beside the data.
 """
 
 import hashlib
-import io
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +13,13 @@ import torch
 from torch import Tensor
 
 from common import bleu
-from common.data import translation
+from common.data import standin, translation
+from common.data.fetch import sha256
+from common.data.kept import kept
 from common.data.order import mix
 from common.data.ragged import Ragged, ragged
 from common.data.translation import Parallel
 from common.errors import BadInput
-from common.files import write_atomic
-from common.run import Run
 from papers.transformer.vocabulary import END, SPECIAL, encode, load_bpe, train_bpe
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ SPLITS = {  # data -> its training, validation and test sets, by the names of tr
     "wmt14": ("train", "newstest2013", "newstest2014"),
     "multi30k": ("train", "val", "test_2016_flickr"),
 }
-SETTINGS = ("data", "source", "target", "vocabulary", "bpe", "max_length", "learned_positions", "steps", "batch_size")  # of tokens
+SETTINGS = ("data", "source", "target", "vocabulary", "max_length")  # what the tokens depend on, besides the texts
 SYMBOLS, LENGTH = 10, 10  # of the copy task
 
 
@@ -55,104 +53,74 @@ class Pairs:
         return torch.stack([self.source.lengths, self.target.lengths], 1)
 
 
-def load(run: Run) -> tuple[list[Pairs], "Tokenizer | None", int]:
-    """Training, validation and test set on the run's device, the tokenizer (None for the copy task), V; and `describe_data`.
+def load(
+    config: Any, data_dir: Path, *, spare: Path, seed: int, on_main: Callable[[Callable[[], Path]], Path] = lambda f: f()
+) -> tuple[list[Pairs], "Tokenizer | None", dict[str, Any]]:
+    """Training, validation and test set, the tokenizer (None for the copy task), and what the record says of them.
+
+    Args:
+        spare: where tokens are kept if that cannot be beside the data; those of stand-in sentences in any case.
+        seed: of the copy task.
+        on_main: calls a function on one of several processes, for all.
 
     Raises:
         BadInput: the data or the vocabulary cannot be used; says which, where, and what to do.
     """
-    path, vocabulary = run.dir / "tokens.pt", run.dir / "vocabulary.json"
-    settings = {name: getattr(run.config, name) for name in SETTINGS}
-    texts: list[Parallel] = []  # on the main process
-    digests = run.on_main(lambda: look(run, texts, path.exists()))
-    run.same_data(**digests)
-    run.on_main(lambda: ready(path, settings, digests) or prepare(run, texts, path, vocabulary, settings))
-    tokens = kept(path)
-    digest = hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.exists() else ""
-    if digest != tokens["vocabulary"]:
-        raise BadInput(
-            f"{vocabulary} is missing or not the one that this run began with: put it back, or start over with --restart"
-        )
-    tokenizer = load_bpe(vocabulary) if digest else None
-    V = tokenizer.get_vocab_size() if tokenizer else len(SPECIAL) + SYMBOLS
-    run.describe_data(**tokens["about"], vocabulary=V, **({"bleu": bleu.signature()} if tokenizer else {}))
-    splits = [Pairs(Ragged(*s["source"]), Ragged(*s["target"]), s["sources"], s["references"]) for s in tokens["splits"]]
-    return [split.to(run.device) for split in splits], tokenizer, V
-
-
-def look(run: Run, texts: list[Parallel], again: bool) -> dict[str, str]:
-    """Read the texts, and say what they are; nothing where they are gone and their tokens are here, to which a run goes on."""
-    if run.config.data == "copy":
-        return {}
-    try:
-        texts += read(run)
-    except BadInput:
-        if not again:
-            raise
-        return {}
-    return dict(zip(("sha256", "val_sha256", "test_sha256"), (each.sha256 for each in texts), strict=True))
-
-
-def ready(path: Path, settings: dict[str, Any], digests: dict[str, str]) -> bool:
-    """Whether the tokens have been made with these settings, of these texts."""
-    if not path.exists():
-        return False
-    tokens = kept(path)
-    return tokens["settings"] == settings and digests.items() <= tokens["about"].items()
-
-
-def kept(path: Path) -> dict[str, Any]:
-    """What `prepare` wrote. Raises BadInput: it is damaged."""
-    try:
-        return torch.load(path, weights_only=True, mmap=True)
-    except Exception as error:  # torch raises half a dozen types for damaged files
-        raise BadInput(f"{path} is damaged ({type(error).__name__}): delete it and run the same command again") from error
-
-
-def prepare(run: Run, texts: list[Parallel], path: Path, vocabulary: Path, settings: dict[str, Any]) -> None:
-    """Write the tokens, and the vocabulary that they are of, whole or not at all."""
-    config = run.config
     if config.data == "copy":
-        splits = [copies(config.steps * config.batch_size // (LENGTH + 1), run.seed), copies(1000, "val"), copies(1000, "held out")]
-        about, digest = {"name": "copies of random symbols", "generator": "papers/transformer/sentences.py", "seed": run.seed}, ""
+        splits = [copies(config.steps * config.batch_size // (LENGTH + 1), seed), copies(1000, "val"), copies(1000, "held out")]
+        about = {"name": "copies of random symbols", "generator": "papers/transformer/sentences.py", "seed": seed}
+        tokenizer, about["vocabulary"] = None, len(SPECIAL) + SYMBOLS
     else:
-        if config.bpe:
-            tokenizer = load_bpe(Path(config.bpe))
-        else:
-            run.say(f"learning a vocabulary of {config.vocabulary:,} from {len(texts[0]):,} pairs")
-            tokenizer = train_bpe((text for side in (texts[0].source, texts[0].target) for text in side), config.vocabulary)
-        temporary = vocabulary.with_suffix(".tmp")
-        tokenizer.save(str(temporary))
-        os.replace(temporary, vocabulary)
-        digest = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
+        folder = on_main(lambda: prepared(config, data_dir, spare))
+        if not folder.exists():  # on another machine, whose disk is its own
+            folder = prepared(config, data_dir, spare)
+        tokens = torch.load(folder / "tokens.pt", weights_only=True, mmap=True)
+        splits = [Pairs(Ragged(*s["source"]), Ragged(*s["target"]), s["sources"], s["references"]) for s in tokens["splits"]]
+        tokenizer = load_bpe(folder / "vocabulary.json")
+        about = tokens["about"] | {"vocabulary": tokenizer.get_vocab_size(), "bleu": bleu.signature()}
+    if config.learned_positions:
+        refuse_long(splits, config)
+    about |= {"train": len(splits[0]), "test": len(splits[2]), "stand_in": config.data == "made-up"}
+    return splits, tokenizer, about
+
+
+def prepared(config: Any, data_dir: Path, spare: Path) -> Path:
+    """The folder with tokens.pt, and the vocabulary that they are of."""
+    texts = read(config, data_dir)
+    digests = dict(zip(("sha256", "val_sha256", "test_sha256"), (each.sha256 for each in texts), strict=True))
+    facts = {name: getattr(config, name) for name in SETTINGS} | digests
+    if given := load_bpe(Path(config.bpe)) if config.bpe else None:
+        facts["vocabulary"] = hashlib.sha256(given.to_str().encode()).hexdigest()
+
+    def make(folder: Path) -> None:
+        if not given:
+            print(f"learning a vocabulary of {config.vocabulary:,} from {len(texts[0]):,} pairs", flush=True)
+        tokenizer = given or train_bpe((text for side in (texts[0].source, texts[0].target) for text in side), config.vocabulary)
+        tokenizer.save(str(folder / "vocabulary.json"))
         splits = [encoded(tokenizer, each, texts=i > 0) for i, each in enumerate(texts)]
         splits[0], long = short_enough(splits[0], config.max_length)
         left_out = {"empty": texts[0].empty, "long": long}
         if any(left_out.values()):
             limit = f"{long:,} with more than {config.max_length} tokens"
-            run.say(f"left out of training: {texts[0].empty:,} pairs with an empty side, {limit}")
-        about = {"name": f"{config.data} {config.source}-{config.target}", "sha256": texts[0].sha256, "left_out": left_out}
-        about |= {"val_sha256": texts[1].sha256, "test_sha256": texts[2].sha256}
-    if config.learned_positions:
-        refuse_long(splits, config)
-    about |= {"train": len(splits[0]), "test": len(splits[2]), "stand_in": config.data == "made-up"}
-    plain = [{k: (v.tokens, v.lengths) if isinstance(v, Ragged) else v for k, v in vars(split).items()} for split in splits]
-    buffer = io.BytesIO()
-    torch.save({"settings": settings, "about": about, "vocabulary": digest, "splits": plain}, buffer)
-    write_atomic(path, buffer.getbuffer())
+            print(f"left out of training: {texts[0].empty:,} pairs with an empty side, {limit}", flush=True)
+        about = {"name": f"{config.data} {config.source}-{config.target}", "left_out": left_out, **digests}
+        about["vocabulary_sha256"] = sha256(folder / "vocabulary.json")
+        plain = [{k: (v.tokens, v.lengths) if isinstance(v, Ragged) else v for k, v in vars(split).items()} for split in splits]
+        torch.save({"about": about, "splits": plain}, folder / "tokens.pt")
+
+    return kept([spare] if config.data == "made-up" else [data_dir, spare], config.data, facts, make)
 
 
-def read(run: Run) -> list[Parallel]:
+def read(config: Any, data_dir: Path) -> list[Parallel]:
     """Training, validation and test texts."""
-    config = run.config
     if config.data == "made-up":
         return [made_up(300, 0), made_up(20, 1), made_up(20, 2)]
     fetch, get = {
         "wmt14": (translation.fetch_wmt14, translation.wmt14),
         "multi30k": (translation.fetch_multi30k, translation.multi30k),
     }[config.data]
-    fetch(run.data_dir, config.source, config.target)
-    return [get(run.data_dir, config.source, config.target, split) for split in SPLITS[config.data]]
+    fetch(data_dir, config.source, config.target)
+    return [get(data_dir, config.source, config.target, split) for split in SPLITS[config.data]]
 
 
 def encoded(tokenizer: "Tokenizer", pairs: Parallel, texts: bool) -> Pairs:
@@ -187,13 +155,6 @@ def copies(n: int, seed: Any) -> Pairs:
 
 
 def made_up(n: int, seed: int) -> Parallel:
-    """Stand-in sentences: made-up words, and as their translation those words in reverse with another ending."""
-    generator = torch.Generator().manual_seed(mix("made-up", seed))
-    words = [a + b for a in ("ba", "do", "ki", "lu", "me") for b in ("n", "ra", "s", "ti")]
-    pairs = []
-    for _ in range(n):
-        length = int(torch.randint(2, 9, (), generator=generator))
-        chosen = [words[i] for i in torch.randint(len(words), (length,), generator=generator)]
-        pairs.append((" ".join(chosen) + ".", " ".join(word + "o" for word in reversed(chosen)) + "."))
-    source, target = map(list, zip(*pairs, strict=True))
+    """Stand-in sentences."""
+    source, target = standin.pairs(n, seed)
     return Parallel(source, target, sha256=hashlib.sha256("\n".join(source + target).encode()).hexdigest(), empty=0)

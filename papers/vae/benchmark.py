@@ -14,8 +14,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from common.benchmark import compare
+from common.data import standin
 from common.data.order import shuffled
-from papers.vae.train import Config, Methods, adagrad, made_up, minibatch
+from papers.vae.train import Config, Methods, adagrad, minibatch
 
 UPDATES, BLOCKS, IMAGES = 100, 7, 10_000
 
@@ -25,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(1)  # two panels of Fig. 2 side by side are faster than one panel on two cores
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = Config(methods=("aevb",), train_size=IMAGES)
-    images = made_up(IMAGES, 784)
+    images = standin.images(IMAGES, 0, size=28)[0][..., 0].flatten(1) / 255
     start = Methods(config)
 
     def straightforward():

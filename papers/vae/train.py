@@ -21,16 +21,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from common.claims import Claim, Experiment, Record, reached
+from common.claims import Claim, Experiment
 from common.command import reproduce
-from common.data import mnist
+from common.data import mnist, standin
 from common.data.order import mix, permuted, shuffled
 from common.options import at_least_one
 from common.processes import bare
 from common.run import Run
 from papers.vae import faces
 from papers.vae import model as vae
-from papers.vae.model import VAE, WakeSleep, fan_in_, hmc, log_joint, marginal_likelihood, normal_, tuned
+from papers.vae.model import VAE, WakeSleep, fan_in_, hmc, log_joint, normal_, tuned
+from papers.vae.pictures import NAMES, draw_run, panels
+from papers.vae.scores import SCORED, curves, evaluations, results, score, scores
 
 Method = Literal["aevb", "wake_sleep", "mcem"]
 
@@ -79,9 +81,6 @@ class Config:
 
 
 EM_UPDATES, EM_LEAPFROGS = 5, 10  # Monte Carlo EM: weight updates with one sample, and leapfrog steps for it (Appendix E)
-SCORED = 10_000  # training images, at most, on which curves are measured
-MARGINAL = 1000  # datapoints of each set whose marginal likelihood is estimated (Appendix E)
-NAMES = {"aevb": "AEVB", "wake_sleep": "Wake-Sleep", "mcem": "MCEM"}
 
 
 def train(run: Run[Config]) -> dict[str, float]:
@@ -113,7 +112,7 @@ def train(run: Run[Config]) -> dict[str, float]:
 
     points = run.curves(*curves(config.methods, config.measure))
     metrics = results(run, points, methods, test_images)
-    draw(run, points, methods, test_images)
+    draw_run(run, points, methods, test_images)
     return metrics | {
         f"{method}_step_size": group["lr"] for method, group in zip(config.methods, optimizer.param_groups, strict=True)
     }
@@ -216,88 +215,11 @@ def best_step_sizes(run: Run[Config], model: nn.Module, images: Tensor) -> list[
     return [config.step_sizes[i] for i in scored.argmax(0).tolist()]
 
 
-# Evaluation, in full precision.
-
-
-def evaluations(config: Config) -> list[int]:
-    """The updates after which curves are measured: eight in a decade of samples from 10^5 on (Fig. 2), or eight in all (Fig. 3)."""
-    updates = config.samples // config.batch_size
-    if config.measure == "marginal":
-        shares = [1 / 60, 1 / 30, 1 / 12, 1 / 6, 1 / 3, 1 / 2, 3 / 4, 1]
-    else:
-        first = min(100_000, config.samples // 20) / config.samples
-        shares = [10 ** (-k / 8) for k in range(round(-8 * math.log10(first)), -1, -1)]
-    return [max(1, round(share * updates)) for share in shares]
-
-
-def scores(run: Run[Config], methods: Methods, images: Tensor, test_images: Tensor) -> dict[str, float]:
-    """The points of all curves, in nats: means over the datapoints."""
-    measure, points = run.config.measure, {}
-    with run.evaluating(methods):
-        for split, x in (("train", images[:SCORED]), ("test", test_images)):
-            for method, net in methods.named_children():
-                if measure == "bound":
-                    values = run.gather(score(run, methods, net, x, split, run.step, mine=run.share(len(x))), len(x))
-                else:
-                    values = run.on_main(lambda net=net, x=x, split=split: score(run, methods, net, x, split, run.step))
-                points[f"{method}_{split}_{measure}"] = values.mean().item()
-    if "wake_sleep" in run.config.methods:
-        points[f"test_{measure}_difference"] = points[f"aevb_test_{measure}"] - points[f"wake_sleep_test_{measure}"]
-    return points
-
-
-def score(run: Run[Config], methods: Methods, net: nn.Module, x: Tensor, *parts: Any, mine: slice = slice(None)) -> Tensor:
-    """Bounds or marginal likelihoods of datapoints x (n, D), or of some of them, with noise that is a function of `parts`."""
-    with torch.autocast(run.device.type, enabled=False):
-        if run.config.measure == "marginal":
-            run.seed_all("score", *parts)
-            return log_marginal(methods, getattr(net, "decoder", net), x[:MARGINAL])
-        generator = torch.Generator(run.device).manual_seed(mix(run.seed, "score", *parts))
-        epsilon = torch.randn(len(x), 1, run.config.latent, generator=generator, device=run.device)
-        chunks = zip(x[mine].split(1000), epsilon[mine].split(1000), strict=True)
-        return torch.cat([net.estimator_b(x, epsilon) for x, epsilon in chunks])
-
-
-def log_marginal(methods: Methods, decoder: nn.Module, x: Tensor) -> Tensor:
-    """log p(x) by Appendix D: (n, D) -> (n,). Each chain starts at one of 50 draws of the prior, by their likelihoods."""
-    prior = torch.randn(50, next(decoder.parameters()).shape[1], device=x.device)  # (50, J)
-    likelihoods = torch.cat([decoder.log_likelihood(part.unsqueeze(1), prior) for part in x.split(50)])  # (n, 50)
-    start = prior[torch.distributions.Categorical(logits=likelihoods).sample()]
-    return marginal_likelihood(functools.partial(methods.log_joint, decoder, x), start)
-
-
-def estimator_variance(run: Run[Config], methods: Methods, x: Tensor, draws: int = 20) -> float:
-    """Variance, by the noise, of the average bound of a minibatch (Eq. 8, for each datapoint) of AEVB, in nats^2: x (n, D)."""
-    with run.evaluating(methods):
-        bounds = torch.stack([score(run, methods, methods.aevb, x, "variance", draw) for draw in range(draws)])  # (draws, n)
-    return bounds.var(0).mean().item() / run.config.batch_size
-
-
-def results(run: Run[Config], points: dict[str, list[float]], methods: Methods, test_images: Tensor) -> dict[str, float]:
-    """The record's numbers: the ends of the curves, and what the paper says of them in words."""
-    config = run.config
-    metrics = {name: curve[-1] for name, curve in points.items() if name != "samples"}
-    if config.measure == "bound":
-        metrics["aevb_train_minus_test"] = metrics["aevb_train_bound"] - metrics["aevb_test_bound"]
-        metrics["test_bound_fall"] = max(points["aevb_test_bound"]) - metrics["aevb_test_bound"]
-        metrics["estimator_variance"] = estimator_variance(run, methods, test_images[:1000])
-        if "wake_sleep" in config.methods:
-            needed = reached(points["samples"], points["aevb_test_bound"], metrics["wake_sleep_test_bound"])
-            metrics["speedup"] = points["samples"][-1] / needed
-    elif "mcem" in config.methods:
-        metrics["mcem_minus_aevb_train"] = metrics["mcem_train_marginal"] - metrics["aevb_train_marginal"]
-        metrics["mcem_minus_aevb_test"] = metrics["mcem_test_marginal"] - metrics["aevb_test_marginal"]
-    return metrics
-
-
-# Data.
-
-
 def data(run: Run[Config]) -> tuple[Tensor, Tensor]:
     """The images of this run on its device, those to learn and those to test on: (N, D), (n, D), in [0, 1]."""
-    config, sha256, D = run.config, "", 784
+    config, sha256, grey = run.config, "", lambda images: images.flatten(1).to(torch.get_default_dtype()) / 255
     if config.data == "made-up":
-        train, test = made_up(config.train_size + 50, D).split([config.train_size, 50])
+        train, test = grey(standin.images(config.train_size + 50, 0, size=28)[0][..., 0]).split([config.train_size, 50])
     elif config.data == "frey-face":
         frames, sha256 = faces.load(run.data_dir)
         frames = frames[permuted(len(frames), mix("Frey Face"), 0, len(frames))]  # the same split for all seeds
@@ -306,107 +228,9 @@ def data(run: Run[Config]) -> tuple[Tensor, Tensor]:
         run.on_main(lambda: mnist.fetch(run.data_dir))
         digits = mnist.load(run.data_dir)
         sha256 = digits.sha256
-        grey = lambda images: images.view(-1, D).to(torch.get_default_dtype()) / 255
         train, test = grey(digits.train_images[: config.train_size]), grey(digits.test_images)
     run.describe_data(name=config.data, sha256=sha256, train=len(train), test=len(test), stand_in=config.data == "made-up")
     return train.to(run.device), test.to(run.device)
-
-
-def made_up(n: int, D: int) -> Tensor:
-    """Images for the smoke experiment: (n, D), from a random decoder with two latent variables."""
-    generator = torch.Generator().manual_seed(0)
-    z, W = torch.randn(n, 2, generator=generator), torch.randn(2, D, generator=generator)
-    return torch.sigmoid(2 * z @ W - 1).to(torch.get_default_dtype())
-
-
-# Pictures.
-
-COLOURS = {"aevb": "red", "wake_sleep": "green", "mcem": "blue"}
-
-
-def plot(axes: Any, runs: Sequence[dict[str, list[float]]], measure: str, title: str) -> None:
-    """One panel of Fig. 2 or Fig. 3: means over runs, with the range of the runs where there are several."""
-    samples = torch.tensor(runs[0]["samples"]) / (1 if measure == "bound" else 1e6)
-    for name in (name for name in runs[0] if name.endswith(("train_" + measure, "test_" + measure))):
-        method, split = next(m for m in NAMES if name.startswith(m)), "test" if "_test_" in name else "train"
-        values = torch.tensor([points[name] for points in runs], dtype=torch.float64)
-        line = {"color": COLOURS[method], "linestyle": "-" if split == "test" else "--", "linewidth": 1}
-        axes.plot(samples, values.mean(0), label=f"{NAMES[method]} ({split})", **line)
-        if len(values) > 1:
-            axes.fill_between(samples, *values.aminmax(dim=0), color=COLOURS[method], alpha=0.2, linewidth=0)
-    axes.set_title(title, fontsize="small")
-    axes.tick_params(labelsize="x-small")
-    if measure == "bound":
-        axes.set_xscale("log")
-    axes.set_xlabel("training samples" + (", millions" if measure == "marginal" else ""), fontsize="x-small")
-
-
-def panels(records: Sequence[Record], measure: str, title: str, by: str, bottom: float, top: float | dict[int, float]) -> Any:
-    """Panels of published records side by side, by one hyper-parameter, the longest runs of each.
-
-    bottom, top: of the vertical axis, as the paper has it; top may differ from panel to panel.
-    """
-    from matplotlib.figure import Figure
-
-    longest = {}
-    for record in sorted(records, key=lambda record: (record["config"][by], record["config"]["samples"])):
-        group = longest.setdefault(record["config"][by], [])
-        if group and group[0]["config"]["samples"] < record["config"]["samples"]:
-            group.clear()
-        group.append(record)
-    figure = Figure(figsize=(2.4 * max(2, len(longest)), 2.6), layout="constrained")
-    for axes, (value, group) in zip(figure.subplots(1, len(longest), squeeze=False)[0], longest.items(), strict=True):
-        seeds = f"{len(group)} seed" + "s" * (len(group) > 1)
-        plot(axes, [record["curves"] for record in group], measure, f"{title} = {value}, {seeds}")
-        axes.set_ylim(bottom, top[value] if isinstance(top, dict) else top)
-        for line in axes.lines:
-            if max(line.get_ydata()) < bottom and line.get_label().endswith("(test)"):
-                said = f"{line.get_label()}:\nbelow, {line.get_ydata()[-1]:.4g} at the end"
-                axes.text(0.04, 0.96, said, color=line.get_color(), fontsize="xx-small", va="top", transform=axes.transAxes)
-    figure.axes[0].set_ylabel("bound, nats" if measure == "bound" else "log-likelihood, nats", fontsize="x-small")
-    handles, labels = max((axes.get_legend_handles_labels() for axes in figure.axes), key=lambda found: len(found[1]))
-    figure.legend(handles, labels, fontsize="xx-small", loc="outside right center")
-    return figure
-
-
-def draw(run: Run[Config], points: dict[str, list[float]], methods: Methods, test_images: Tensor) -> None:
-    """This run's pictures: its curves, reconstructions, samples (Fig. 5) and the manifold of two latent variables (Fig. 4)."""
-    from matplotlib.figure import Figure
-
-    config, width = run.config, 20
-    figure = Figure(figsize=(5, 3.5))
-    axes = figure.add_subplot()
-    plot(axes, [points], config.measure, f"{run.name}, seed {run.seed}")
-    axes.set_ylabel("bound, nats" if config.measure == "bound" else "log-likelihood, nats")
-    axes.legend(fontsize="small")
-    run.save_figure(figure, "curves")
-
-    x = test_images[:width]
-    rows = [x]
-    with run.evaluating(methods), torch.autocast(run.device.type, enabled=False):
-        for net in (net for net in methods.children() if isinstance(net, VAE)):
-            rows.append(net.decoder.mean(net.encoder(x)[0]))
-        z = torch.randn(10 * width, config.latent, generator=torch.Generator().manual_seed(mix(run.seed, "samples")))
-        samples = methods.aevb.decoder.mean(z.to(run.device))
-        run.save_figure(grid(torch.cat(rows), width), "reconstructions")
-        run.save_figure(grid(samples, width), "samples")
-        if config.latent == 2:  # coordinates on the unit square through the inverse CDF of the Gaussian (Fig. 4)
-            line = torch.special.ndtri((torch.arange(width, device=run.device) + 0.5) / width)
-            square = torch.cartesian_prod(-line, line).flip(1)  # rows from above, columns from the left
-            run.save_figure(grid(methods.aevb.decoder.mean(square), width), "manifold")
-
-
-def grid(images: Tensor, columns: int) -> Any:
-    """A picture of images (n, D), row after row."""
-    from matplotlib.figure import Figure
-
-    height, width = (28, 28) if images.shape[1] == 784 else (28, 20)
-    rows = images.cpu().view(-1, columns, height, width)
-    figure = Figure(figsize=(columns * width / 70, len(rows) * height / 70))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(rows.transpose(1, 2).reshape(len(rows) * height, columns * width), cmap="gray", vmin=0, vmax=1)
-    axes.axis("off")
-    return figure
 
 
 PRECISION = {"cpu": "bf16", "cuda": "fp32"}
@@ -414,12 +238,6 @@ REMEMBERED = "read from the figure by memory, not from the paper at hand; the un
 ORDER = "the order of the curves is from memory of the figure; the paper at hand states none, and prints no difference"
 SEEDS_DIFFER = 3.2  # nats, the standard deviation of test_bound_difference over the seeds of mnist-nz20
 SWING = 1.4  # nats, that of MCEM less AEVB over the points of marginal-n1000 from 10 million samples on, training images
-
-
-def curves(methods: Sequence[Method], measure: str) -> list[str]:
-    """The names of a run's curves: bounds or marginal likelihoods of each method, and how far AEVB is above wake-sleep."""
-    names = [f"{method}_{split}_{measure}" for method in methods for split in ("train", "test")]
-    return ["samples", *names] + ([f"test_{measure}_difference"] if "wake_sleep" in methods else [])
 
 
 def above(measure: str, at: float, source: str, noise: float, why: str) -> Claim:

@@ -17,16 +17,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import OpenAIGPTTokenizer
 
+from common.data import standin
 from common.data.fetch import sha256
 from common.data.order import mix, permuted, share
 from common.data.ragged import ragged
 from common.errors import BadInput
 from common.words import judged
-from papers.gpt import corpus, finetune, train
+from papers.gpt import finetune, train
 from papers.gpt.finetune import TASKS, Examples, Finetuning, examples, measure, name_of, predictions, scores, transfer
 from papers.gpt.model import GPT, LSTM, Classifier
 from papers.gpt.pretrain import Pretraining
 from papers.gpt.tasks import ENDINGS, STORIES, STORY
+from papers.gpt.vocabulary import learn
 from tests.data.test_glue import FOLDERS, TSV
 from tests.papers.test_gpt_tasks import jsonl
 from tests.parity.test_gpt_weights import converted, reference, vocabulary  # noqa: F401
@@ -97,8 +99,7 @@ def made_up(encode, V, split, room=32):
 
 def stand_in():
     """The made-up network of a run with seed 0, and its vocabulary."""
-    texts = {"train": lambda: corpus.pieces([corpus.made_up(4000)])}
-    tokenizer = corpus.vocabulary("bytes", 300, texts, SimpleNamespace(say=print))
+    tokenizer = learn("bytes", 300, {"train": lambda: iter([standin.text(4000)])})
     torch.default_generator.manual_seed(mix(0, "start"))
     return GPT(tokenizer.get_vocab_size(), n_layer=2, n_head=2, D=16, context=32), lambda text: tokenizer.encode(text).ids
 
@@ -365,7 +366,8 @@ def test_other_names_than_those_of_networks(ours, tmp_path, monkeypatch):
     line = error(*flags, "smoke")
     assert f"no pre-trained network in {tmp_path / 'gpt/smoke/seed0'}" in line
     assert f"`make reproduce-gpt EXPERIMENT=smoke OUT={tmp_path}`" in line
-    for name in ("nothing", "some/one", "openai-gpt", tmp_path):
+    assert f"no pre-trained network in {tmp_path / 'gpt/nothing/seed0'}" in error(*flags, "nothing")
+    for name in ("some/one", "openai-gpt", tmp_path):
         assert f"error: cannot load {name} (" in error(*flags, name)
     assert "holds gpt/smoke-finetuning, no pre-training of gpt" in error(*flags, ours / OUT)
 
@@ -384,7 +386,7 @@ def splits_of(task, kind):
 
 def drawn(task, split):
     """Made-up examples: texts, and the answer."""
-    lines = corpus.made_up(6000).splitlines()
+    lines = standin.text(6000).splitlines()
     generator = torch.Generator().manual_seed(mix(task, split))
     for _ in range(ROWS[split]):
         chosen = torch.randint(len(lines), (2,), generator=generator).tolist()

@@ -4,10 +4,8 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from papers.lenet.digits import distort, field, made_up, random_distortions
-from papers.lenet.model import figure_3
 
 WHITE, BLACK = -0.1, 1.175
 
@@ -152,16 +150,3 @@ def test_made_up_digits_are_the_same_on_every_call():
         assert torch.equal(getattr(once, part), getattr(again, part))
     assert [len(part) for part in (once.train_images, once.train_labels, once.test_images, once.test_labels)] == [30, 30, 20, 20]
     assert not torch.equal(once.train_images[:20], once.test_images)
-
-
-def test_labels_of_made_up_digits():
-    """The nearest of the ten pictures of Figure 3, twice as large and at any place, is that of the label."""
-    digits = made_up(300, 100)
-    images, labels = torch.cat([digits.train_images, digits.test_images]), torch.cat([digits.train_labels, digits.test_labels])
-    assert images.dtype == torch.uint8 and images.shape[1:] == (28, 28) and len(labels.unique()) == 10
-    ink = F.interpolate((figure_3().view(10, 1, 12, 7) + 1) / 2, scale_factor=2)  # (10, 1, 24, 14)
-    match = F.conv2d(images[:, None] / 255.0, ink / ink.square().sum((1, 2, 3), keepdim=True).sqrt())  # (400, 10, 5, 15)
-    assert torch.equal(match.amax((2, 3)).argmax(1), labels)
-    places = match[range(400), labels].flatten(1).argmax(1)
-    assert len(places.unique()) == 25  # five by five
-    assert images.flatten(1).amax(1).double().std() > 10  # some are blacker than others

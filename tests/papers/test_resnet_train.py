@@ -2,23 +2,21 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from common.data import standin
+from common.data.images import draw_crops
 from common.data.order import mix, permuted
 from common.words import judged
-from papers.resnet import images, train
+from papers.resnet import train
 from papers.resnet.model import CifarResNet
+from papers.resnet.responses import layer_responses
 from tests.start import compiling, here, newest, record, rows
 
 SCRIPT = "papers.resnet.train"
-
-
-# What a net is shown.
 
 
 def padded_crop(image, mean, top, left, flip):
@@ -27,87 +25,6 @@ def padded_crop(image, mean, top, left, flip):
     padded[4:36, 4:36] = image - mean
     crop = padded[top : top + 32, left : left + 32]
     return (crop.flip(1) if flip else crop).permute(2, 0, 1) / 255
-
-
-def test_crops_are_those_of_each_image_alone():
-    batch, _ = images.made_up(200, 0)
-    mean = batch.double().mean(0).float()
-    draws, index = images.draw_crops(150, 3, 7), torch.randperm(200)[:150]
-    cropped = images.crop(images.windows(batch), images.windows(mean), index, draws)
-    for image, crop, draw in zip(batch[index], cropped, draws.tolist(), strict=True):
-        torch.testing.assert_close(crop, padded_crop(image, mean, *draw))
-    assert cropped.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(images.normalised(batch, mean)[5], padded_crop(batch[5], mean, 4, 4, False))
-
-
-def test_crops_are_uniform():
-    draws = torch.cat([images.draw_crops(100, 0, step) for step in range(300)])
-    for column, values in zip(draws.T, (9, 9, 2), strict=True):
-        counts = column.bincount(minlength=values).double()
-        assert len(counts) == values
-        assert ((counts - 30_000 / values).square() / (30_000 / values)).sum() < 30  # chi-square with at most 8 degrees
-    assert torch.corrcoef(draws.double().T).triu(1).abs().max() < 0.03
-    assert not torch.equal(images.draw_crops(100, 0, 1), images.draw_crops(100, 1, 1))
-
-
-def smooth(width, height):
-    """A picture without detail, in which a shifted or stretched crop would show."""
-    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    return Image.fromarray((255 * np.stack([x, y, (x + y) / 2], 2)).astype(np.uint8))
-
-
-@pytest.mark.parametrize(("width", "height"), [(500, 375), (90, 300), (64, 64)])
-def test_random_crop_is_a_crop_of_the_resized_image(width, height):
-    """Resizing the whole image and cropping then gives the same pixels, for the same draws."""
-    image, flips, sides = smooth(width, height), 0, []
-    for seed in range(40):
-        generator = torch.Generator().manual_seed(seed)
-        crop = images.random_crop(image, (64, 120), 56, generator).numpy().astype(float)
-        side, left, top, flip = torch.rand(4, generator=generator.manual_seed(seed)).tolist()
-        side = 64 + int(side * 57)
-        size = [round(length * side / min(width, height)) for length in (width, height)]
-        left, top = int(left * (size[0] - 55)), int(top * (size[1] - 55))
-        expected = np.asarray(image.resize(size, Image.Resampling.BILINEAR), float)[top : top + 56, left : left + 56]
-        expected = expected[:, ::-1] if flip < 0.5 else expected
-        assert expected.shape == crop.shape == (56, 56, 3)
-        assert abs(crop - expected).max() <= 3
-        flips += flip < 0.5
-        sides.append(side)
-    assert 8 < flips < 32 and min(sides) < 75 and max(sides) > 110
-
-
-def test_random_crop_reaches_every_side_and_corner():
-    """Sides from the least to the greatest, and positions from edge to edge."""
-    image = smooth(90, 60)
-    crops = [images.random_crop(image, (60, 62), 50, torch.Generator().manual_seed(seed)).float() / 255 for seed in range(600)]
-    lefts = torch.tensor([crop[..., 0].min() for crop in crops])
-    rights = torch.tensor([crop[..., 0].max() for crop in crops])
-    assert lefts.min() < 0.01 and rights.max() > 0.99 and lefts.max() > 0.4
-    height = torch.tensor([crop[..., 1].max() - crop[..., 1].min() for crop in crops])  # 49 / 61 of the image, or 49 / 59
-    assert height.min() < 49 / 61 + 0.008 and height.max() > 49 / 59 - 0.008
-
-
-def test_crops_for_testing():
-    """A shorter side of 256 for crops of 224; four corners, centre, and their flips, in that order."""
-    image = smooth(500, 375)
-    resized = np.asarray(image.resize((341, 256), Image.Resampling.BILINEAR))
-    places = [(0, 0), (0, 117), (32, 0), (32, 117), (16, 58)]
-    crops = images.ten_crops(image, 224).numpy()
-    assert crops.shape == (10, 224, 224, 3)
-    for i, (top, left) in enumerate(places):
-        expected = resized[top : top + 224, left : left + 224]
-        assert (crops[i] == expected).all() and (crops[5 + i] == expected[:, ::-1]).all()
-    assert (images.centre(image, 224).numpy() == crops[4]).all()
-
-
-def test_colours_vary_as_the_eigenvalues_say():
-    """Their covariance is P diag((std l)^2) P^T."""
-    colours = torch.cat([images.draw_colours(1000, 0.1, 0, step) for step in range(100)]).double()
-    P, values = torch.tensor(images.EIGENVECTORS).double(), torch.tensor(images.EIGENVALUES).double()
-    torch.testing.assert_close(P.T @ P, torch.eye(3).double(), atol=2e-3, rtol=0)
-    expected = P @ torch.diag((0.1 * values).square()) @ P.T
-    torch.testing.assert_close(colours.T.cov(), expected, atol=0.02 * expected.max().item(), rtol=0)
-    assert torch.equal(images.draw_colours(5, 0, 0, 0), torch.zeros(5, 3))
 
 
 # The recipe.
@@ -186,13 +103,13 @@ def test_training_is_the_papers_recipe(residual, tmp_path, double):
     torch.set_default_dtype(torch.float64)  # the run has left it as it was before
     torch.default_generator.manual_seed(mix(0, "start"))
     model = CifarResNet(8, residual)
-    (data, labels), (test, test_labels) = images.made_up(256, 0), images.made_up(100, 1)
+    (data, labels), (test, test_labels) = standin.images(256, 0), standin.images(100, 1)
     mean = data.double().mean(0)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     losses, errors = [], []
     for step, rate in enumerate((0.01, 0.01, 0.1, 0.01, 0.01, 0.001)):
         index = permuted(256, 0, 16 * step, 16 * step + 16)
-        draws = images.draw_crops(16, 0, step).tolist()
+        draws = draw_crops(16, 9, 0, step).tolist()
         batch = torch.stack([padded_crop(data[i], mean, *draw) for i, draw in zip(index, draws, strict=True)])
         model.train()
         loss = -model(batch).log_softmax(1)[range(16), labels[index]].mean()
@@ -238,12 +155,17 @@ class Scores(nn.Module):
         return self.table[images[:, 0, 0, 0].long()]
 
 
-def evaluated(table, batches, n, errors, crops):
+def evaluated(table, batches, n, errors):
     """`evaluate` on one process."""
     from contextlib import nullcontext
 
     run = SimpleNamespace(evaluating=nullcontext, gather=lambda hits, count: hits if len(hits) == count else pytest.fail("count"))
-    return train.evaluate(run, Scores(table), SimpleNamespace(test_batches=lambda _: batches, n=n, errors=errors), crops)
+    return train.evaluate(run, Scores(table), train.Tests(n, ("1crop",), errors, lambda kind: batches), "1crop")
+
+
+def numbered(*rows):
+    """Images whose first number is that row of the table."""
+    return torch.tensor(rows, dtype=torch.float32)[:, None, None, None].expand(-1, 3, 1, 1)
 
 
 def test_errors_count_the_first_and_the_first_five():
@@ -252,24 +174,20 @@ def test_errors_count_the_first_and_the_first_five():
     for row, rank in enumerate((0, 1, 4, 5)):
         table[row] = torch.arange(8).float() - 8
         table[row, 0] = -rank - 0.5
-    batches = [
-        (torch.full((2, 3, 1, 1), 0.0).add_(torch.tensor([0.0, 1.0])[:, None, None, None]), torch.zeros(2, dtype=torch.long))
-    ]
-    batches.append((batches[0][0] + 2, batches[0][1]))
-    data = train.ImageNetData.__new__(train.ImageNetData)
-    assert evaluated(table, batches, 4, data.errors, 1) == {"top1_error_1crop": 75.0, "top5_error_1crop": 25.0}
-    data = train.Cifar10Data.__new__(train.Cifar10Data)
-    assert evaluated(table, batches, 4, data.errors, 1) == {"test_error": 75.0}
+    batches = [([numbered(i, i + 1)], torch.zeros(2, dtype=torch.long)) for i in (0, 2)]
+    expected = {"top1_error_1crop": 75.0, "top5_error_1crop": 25.0}
+    assert evaluated(table, batches, 4, ("top1_error_{}", "top5_error_{}")) == expected
+    assert evaluated(table, batches, 4, ("test_error",)) == {"test_error": 75.0}
 
 
-def test_crops_are_averaged_as_probabilities():
-    """Of two crops one is sure and one leans the other way: the mean of logits would say otherwise than that of softmaxes."""
+@pytest.mark.parametrize("several", [[numbered(0, 1, 2, 3)], [numbered(0, 2), numbered(1, 3)]], ids=["crops", "scales"])
+def test_views_are_averaged_as_probabilities(several):
+    """Of two views one is sure and one leans the other way: the mean of logits would say otherwise than that of softmaxes."""
     table = torch.tensor([[0.0, 9.0, 0.0], [12.0, 0.0, 0.0], [0.0, 1.0, -30.0], [0.0, 1.0, 4.0]])
     table = F.pad(table, (0, 3), value=-40)
-    batch = (torch.arange(4.0)[:, None, None, None].expand(4, 3, 1, 1), torch.tensor([0, 1]))
     expected = table.softmax(1).view(2, 2, 6).mean(1).argmax(1)
-    errors = evaluated(table, [batch], 2, lambda hits, views: {views: 100 - train.percent(hits[:, 0])}, 2)
-    assert errors == {"2crop": 100 * (expected != torch.tensor([0, 1])).double().mean().item()}
+    errors = evaluated(table, [(several, torch.tensor([0, 1]))], 2, ("{}",))
+    assert errors == {"1crop": 100 * (expected != torch.tensor([0, 1])).double().mean().item()}
     assert expected.tolist() == [0, 2] and table.view(2, 2, 6).mean(1).argmax(1).tolist() == [0, 1]
 
 
@@ -296,10 +214,9 @@ def test_layer_responses_are_the_std_of_batch_norm_outputs(tmp_path):
             y = F.relu(last + block.shortcut(y))
     from contextlib import nullcontext
 
-    batches = [(part, None) for part in x.split(25)]
     with torch.no_grad():
-        run = SimpleNamespace(evaluating=nullcontext, processes=1, gather=lambda value, n: value)
-        responses = train.layer_responses(run, model, SimpleNamespace(test_batches=lambda: batches))
+        run = SimpleNamespace(evaluating=nullcontext, gather=lambda values, n: values, processes=1)
+        responses = layer_responses(run, model, ([part] for part in x.split(25)))
     expected = torch.stack([output.double().std(correction=0) for output in outputs])
     assert len(responses) == 13
     torch.testing.assert_close(responses, expected, rtol=1e-5, atol=0)

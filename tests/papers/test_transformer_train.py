@@ -13,7 +13,7 @@ from common.data.ragged import Bucketed
 from common.data.translation import Parallel
 from common.provenance import ROOT
 from common.words import judged
-from papers.transformer import sentences, train
+from papers.transformer import sentences, train, translate
 from papers.transformer.model import Transformer, beam_search
 from papers.transformer.vocabulary import END, START, decode, encode, load_bpe, train_bpe
 from tests.start import compiling, finish, here, newest, processes, record, rows
@@ -175,10 +175,10 @@ def test_convention_of_each_data_set():
         ({"data": "multi30k"}, "lc_tokenised"),
         ({"data": "multi30k", "source": "de", "target": "en"}, "lc_tokenised"),
     ):
-        assert train.recipe(train.Config(**changes))[0] == convention
+        assert translate.recipe(train.Config(**changes))[0] == convention
     wrong_case, right = ["Der Rich-Text Hund “bellt” laut"], ['der Rich-Text hund "bellt" laut']
-    assert bleu.tokenised_bleu(wrong_case, right, "de", **train.recipe(train.Config(data="multi30k"))[1]) == pytest.approx(100)
-    assert bleu.tokenised_bleu(wrong_case, right, "de", **train.recipe(train.Config())[1]) < 60
+    assert bleu.tokenised_bleu(wrong_case, right, "de", **translate.recipe(train.Config(data="multi30k"))[1]) == pytest.approx(100)
+    assert bleu.tokenised_bleu(wrong_case, right, "de", **translate.recipe(train.Config())[1]) < 60
 
 
 # Experiments.
@@ -225,7 +225,7 @@ def test_rows_of_table_3_change_what_the_table_says():
 
 def read_as(monkeypatch, *texts):
     """Have the smoke experiment read these."""
-    monkeypatch.setattr(sentences, "read", lambda run: list(texts))
+    monkeypatch.setattr(sentences, "read", lambda config, data_dir: list(texts))
 
 
 def test_long_pairs_are_left_out_of_training_and_counted(tmp_path, monkeypatch):
@@ -248,22 +248,22 @@ def test_a_given_vocabulary_is_used(tmp_path, trained):
 
 
 def test_a_run_goes_on_with_the_vocabulary_that_it_began_with(tmp_path, trained):
-    """Another vocabulary than the checkpoint's is refused, by whatever way it comes."""
+    """Another vocabulary than the checkpoint's is refused."""
     shutil.copytree(trained, tmp_path / OUT)
     (tmp_path / OUT / "result.json").unlink()
-    again = functools.partial(here, SCRIPT, "smoke", "--precision", "fp64", "--dropout", 0, "--allow-changes", "--out", tmp_path)
-    kept = (tmp_path / OUT / "vocabulary.json").read_text()
-    train_bpe(["other texts, other pieces"] * 9, 50).save(str(tmp_path / OUT / "vocabulary.json"))
-    code, output = again()
-    assert code == 2 and "not the one that this run began with" in output and output.count("\n") <= 2, output
-    (tmp_path / OUT / "vocabulary.json").write_text(kept)
-    (tmp_path / OUT / "tokens.pt").write_bytes((tmp_path / OUT / "tokens.pt").read_bytes()[:1000])
-    code, output = again()
-    assert code == 2 and "tokens.pt is damaged" in output, output
-    shutil.copy(trained / "tokens.pt", tmp_path / OUT)
+    again = functools.partial(here, SCRIPT, "smoke", "--precision", "fp64", "--dropout", 0, "--out", tmp_path)
     train_bpe(["other texts, other pieces"] * 9, 50).save(str(tmp_path / "other.json"))
     code, output = again("--bpe", tmp_path / "other.json")
+    assert code == 2 and "was begun otherwise (bpe" in output, output
+    code, output = again("--bpe", tmp_path / "other.json", "--allow-changes")
     assert code == 2 and "does not fit this model" in output and "embedding.weight" in output, output
+    tokens = next((tmp_path / OUT / "kept").rglob("tokens.pt"))
+    tokens.write_bytes(tokens.read_bytes()[:1000])
+    code, output = again("--allow-changes")
+    assert code == 2 and f"{tokens.name} is missing or damaged: delete the folder" in output and output.count("\n") <= 2, output
+    shutil.rmtree(tokens.parent)
+    code, output = again("--allow-changes")
+    assert code == 0 and record(tmp_path / OUT)["metrics"] == record(trained)["metrics"], output
 
 
 def test_learned_positions_refuse_longer_sentences(tmp_path):
@@ -349,8 +349,9 @@ def test_wmt14_experiments_run_on_plain_files(name, tmp_path):
 @pytest.mark.skipif(not (ROOT / "data/multi30k").exists(), reason="no Multi30k here")
 def test_multi30k_as_it_is_prepared(tmp_path):
     """Sentences, pieces, and tokens, counted on the real files."""
+    (tmp_path / "multi30k").symlink_to(ROOT / "data/multi30k")
     quick = ["--steps", 1, "--average", 1, "--N", 1, "--d-model", 8, "--evaluate-every", 9, "--extra", 0, "--beam", 1]
-    code, output = here(SCRIPT, "multi30k-de-en", "--data-dir", ROOT / "data", *quick, "--out", tmp_path)
+    code, output = here(SCRIPT, "multi30k-de-en", "--data-dir", tmp_path, *quick, "--out", tmp_path)
     assert code == 0, output
     data = record(tmp_path / "transformer/multi30k-de-en/seed0")["data"]
     assert (data["train"], data["test"], data["vocabulary"], data["left_out"]) == (29_000, 1000, 8000, {"empty": 0, "long": 0})

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from common.claims import interpolated, measured
+from common.data import standin
 from common.data.order import mix, permuted, shuffled
 from common.directory import checkpoints
-from papers.vae import faces, train
+from papers.vae import faces, pictures, scores, train
 from papers.vae import model as vae
 from tests.start import compiling, here, newest, record, rows
 from tools.repository import records
@@ -32,7 +33,7 @@ def trained(directory):
 @pytest.fixture
 def quick(monkeypatch):
     """The marginal likelihood in a moment, and not well."""
-    monkeypatch.setattr(train, "marginal_likelihood", functools.partial(vae.marginal_likelihood, L=3, burn_in=1))
+    monkeypatch.setattr(scores, "marginal_likelihood", functools.partial(vae.marginal_likelihood, L=3, burn_in=1))
 
 
 FIG_3 = ("smoke", "--measure", "marginal", "--methods", "aevb", "wake_sleep", "mcem", "--step-sizes", 0.05)
@@ -54,7 +55,7 @@ def test_training_is_algorithm_1_with_adagrad_and_the_map_criterion(tmp_path):
             parameter.data.normal_(0, 0.1)
         wake_sleep = copy.deepcopy(aevb)
         start = copy.deepcopy(aevb.state_dict())
-        images, test_images = train.made_up(150, 784).split([100, 50])
+        images, test_images = (standin.images(150, 0, size=28)[0][..., 0].flatten(1).double() / 255).split([100, 50])
         squares = {p: torch.zeros_like(p) for net in (aevb, wake_sleep) for p in net.parameters()}
         for step in range(100):
             x = images[permuted(100, 0, 20 * step, 20 * step + 20)]
@@ -228,18 +229,18 @@ def test_figure_3_goes_on_where_it_was_stopped(quick, tmp_path):
 
 
 def test_curves_are_measured_where_the_figures_have_them():
-    panel = [100 * update for update in train.evaluations(train.EXPERIMENTS["mnist-nz20"].config)]
+    panel = [100 * update for update in scores.evaluations(train.EXPERIMENTS["mnist-nz20"].config)]
     assert panel[0] == 100_000 and panel[-1] == 10_000_000 and len(panel) == 17 and panel[8] == 1_000_000
     assert all(b / a == pytest.approx(10 ** (1 / 8), rel=1e-2) for a, b in itertools.pairwise(panel))
-    whole = [100 * update for update in train.evaluations(train.EXPERIMENTS["mnist-nz20-1e8"].config)]
+    whole = [100 * update for update in scores.evaluations(train.EXPERIMENTS["mnist-nz20-1e8"].config)]
     assert whole[0] == 100_000 and whole[-1] == 100_000_000 and {1_000_000, 10_000_000} <= {*whole}
-    figure_3 = [100 * update for update in train.evaluations(train.EXPERIMENTS["marginal-n1000"].config)]
+    figure_3 = [100 * update for update in scores.evaluations(train.EXPERIMENTS["marginal-n1000"].config)]
     assert figure_3[0] == 1_000_000 and figure_3[-1] == 60_000_000
 
 
 def results(curves, monkeypatch, **config):
-    monkeypatch.setattr(train, "estimator_variance", lambda *_: 0.25)
-    return train.results(SimpleNamespace(config=train.Config(**config)), curves, None, torch.zeros(1))
+    monkeypatch.setattr(scores, "estimator_variance", lambda *_: 0.25)
+    return scores.results(SimpleNamespace(config=train.Config(**config)), curves, None, torch.zeros(1))
 
 
 def test_what_is_said_of_the_curves(monkeypatch):
@@ -274,7 +275,7 @@ def test_estimator_variance_is_that_of_a_minibatch():
 
     run = SimpleNamespace(config=config, seed=0, device=torch.device("cpu"), evaluating=evaluating)
     x = torch.full((2000, 784), 1 / 784)  # sum_i x_i a_i = z - 50: variance 1 for an image
-    assert train.estimator_variance(run, methods, x) == pytest.approx(1 / 10, rel=0.05)
+    assert scores.estimator_variance(run, methods, x) == pytest.approx(1 / 10, rel=0.05)
 
 
 def test_panels_show_the_longest_runs_of_each_size_and_their_mean():
@@ -283,7 +284,7 @@ def test_panels_show_the_longest_runs_of_each_size_and_their_mean():
         points = {"samples": [samples / 10, samples], "aevb_train_bound": [-140, height + 1], "aevb_test_bound": [-141, height]}
         return {"config": config, "seed": seed, "curves": points}
 
-    figure = train.panels(
+    figure = pictures.panels(
         [one(20, 1000, -110), one(20, 1000, -100, seed=1), one(3, 10_000, -130), one(3, 1000, -135)],
         "bound", "MNIST, $N_z$", "latent", -150, -100,
     )  # fmt: skip
@@ -302,7 +303,7 @@ def test_a_panel_says_what_lies_below_its_axis_and_may_have_its_own():
         points = {"samples": [10, 100], "aevb_test_bound": [-140, -110], "wake_sleep_test_bound": [height - 50, height]}
         return {"config": {"latent": latent, "samples": 100}, "seed": 0, "curves": points}
 
-    figure = train.panels([one(3, -150.5), one(200, -154.57)], "bound", "$N_z$", "latent", -151, {3: -100, 200: -120})
+    figure = pictures.panels([one(3, -150.5), one(200, -154.57)], "bound", "$N_z$", "latent", -151, {3: -100, 200: -120})
     three, many = figure.axes
     assert three.get_ylim() == (-151, -100) and many.get_ylim() == (-151, -120)
     assert not three.texts and [text.get_text() for text in many.texts] == ["Wake-Sleep (test):\nbelow, -154.6 at the end"]

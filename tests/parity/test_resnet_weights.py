@@ -120,7 +120,7 @@ def test_weights_older_than_num_batches_tracked_load():
 
 @pytest.mark.parametrize("name", ["resnet50d", "resnet50c", "seresnet50", "resnetv2_50", "resnet50_clip"])
 def test_keys_of_other_nets_are_refused(name):
-    with pytest.raises(ValueError, match=r"^not a state dict of resnet18, .* is no weight of theirs$"):
+    with pytest.raises(ValueError, match=r"^not a state dict of resnet18, .* is no weight of its$"):
         from_timm(on_meta("timm", name))
 
 
@@ -135,9 +135,9 @@ def test_wrapped_weights_are_refused():
     "name, words",
     [
         ("resnet26", r"\(2, 2, 2, 2\) blocks of type Bottleneck"),
-        ("resnet14t", "is no weight of theirs"),
-        ("resnext50_32x4d", r"not a ResNet-50: size mismatch for conv2_x.0.conv1.weight"),
-        ("wide_resnet50_2", r"not a ResNet-50: size mismatch for conv2_x.0.conv1.weight"),
+        ("resnet14t", "is no weight of its"),
+        ("resnext50_32x4d", r"not a ResNet-50: conv2_x.0.conv1.weight is \("),
+        ("wide_resnet50_2", r"not a ResNet-50: conv2_x.0.conv1.weight is \("),
     ],
 )
 def test_nets_of_the_same_names_but_other_shapes_are_refused(name, words):
@@ -150,5 +150,5 @@ def test_nets_of_the_same_names_but_other_shapes_are_refused(name, words):
 def test_missing_weights_are_refused(missing):
     state = on_meta("torchvision", "resnet50")
     del state[missing]
-    with torch.device("meta"), pytest.raises(ValueError, match=r"not a ResNet-50: Missing|none of ResNet"):
+    with torch.device("meta"), pytest.raises(ValueError, match=r"not a ResNet-50: it has no |none of ResNet"):
         build(from_torchvision(state))
