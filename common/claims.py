@@ -65,18 +65,15 @@ class Claim:
         """`reproduced` or `short` for the mean over seeds; other kinds of experiment have no say in that."""
         if not values:
             return Verdict("not run")
-        noise = "within noise" if self.within_noise(values) else ""
+        reason = "within noise" if self.within_noise(values) else ""
         if kind != "paper":
-            return Verdict(kind, reason=noise)
+            return Verdict(kind, reason=reason)
         if not all(map(math.isfinite, values)):
-            return Verdict("short", reason="not measurable")
-        if noise:
-            return Verdict("short", reason=noise)
+            reason = "not measurable"
+        if reason:
+            return Verdict("short", reason=reason)
         excess = statistics.fmean(values) - self.value
-        if self.either_way:
-            excess = abs(excess)
-        elif not self.lower_is_better:
-            excess = -excess
+        excess = abs(excess) if self.either_way else excess if self.lower_is_better else -excess
         # The margin is for decimal tolerances in binary: 7.5 is within 0.3 of 7.2.
         if excess <= self.tolerance + 1e-9 * max(1.0, abs(self.value)):
             return Verdict("reproduced")
@@ -123,8 +120,7 @@ class Experiment(Generic[C]):
 def measured(claim: Claim, record: Record) -> float:
     """The claim's number in a record; nan where the run could not measure it (no trial solved, a curve that ends sooner)."""
     if claim.at is None:
-        value = record["metrics"][claim.metric]
-        return math.nan if value is None else value
+        return math.nan if (value := record["metrics"][claim.metric]) is None else value
     curves = record.get("curves", {})
     return interpolated(curves.get(claim.along, []), curves.get(claim.metric, []), claim.at)
 
