@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 
+from common.errors import BadInput
 from common.provenance import ROOT
-from tools.repository import experiments, papers
+from tools.repository import experiments, known, refuse, told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,40 +68,32 @@ def run_all(jobs: list[list[str]]) -> int:
 
 
 def main(launch: Launch) -> int:
-    """Returns the exit code: of the first run that did not end well, or that of a signal."""
-    if launch.paper not in papers():
-        return refuse(f"no paper '{launch.paper}': there are {', '.join(papers())}")
-    if launch.gpus and not launch.gpus.isdecimal():
-        return refuse(f"GPUS={launch.gpus} is not a number")
-    if not (seeds := launch.seeds.split()) or not all(map(str.isdecimal, seeds)):
-        return refuse(f'SEEDS="{launch.seeds}" is not a list of numbers, as SEEDS="0 1 2" is')
-    if launch.nodes > 1 and not launch.master:
-        return refuse("NODES needs MASTER=host[:port], the address of the first machine, and NODE_RANK")
-    if not 0 <= launch.node_rank < launch.nodes:
-        return refuse(f"NODE_RANK={launch.node_rank} is not below NODES={launch.nodes}; the first machine is 0")
+    """Returns the exit code: of the first run that did not end well, or that of a signal. Raises BadInput."""
+    known(launch.paper)
+    seeds, nodes = launch.seeds.split(), launch.nodes
+    refuse(launch.gpus and not launch.gpus.isdecimal(), f"GPUS={launch.gpus} is not a number")
+    numbers = seeds and all(map(str.isdecimal, seeds))
+    refuse(not numbers, f'SEEDS="{launch.seeds}" is not a list of numbers, as SEEDS="0 1 2" is')
+    refuse(nodes > 1 and not launch.master, "NODES needs MASTER=host[:port], the address of the first machine, and NODE_RANK")
+    outside = not 0 <= launch.node_rank < nodes
+    refuse(outside, f"NODE_RANK={launch.node_rank} is not below NODES={nodes}; the first machine is 0")
     try:
         args = shlex.split(launch.args)
     except ValueError as error:
-        return refuse(f"ARGS cannot be read ({error}): {launch.args}")
+        raise BadInput(f"ARGS cannot be read ({error}): {launch.args}") from error
 
     if launch.gpus and int(launch.gpus) == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch  # late, as train.py's import of it: the lines above answer at once
 
-    table = experiments(launch.paper)
-    name = launch.experiment or next(iter(table))
-    if name not in table:
-        return refuse(f"{launch.paper} has no experiment '{name}': there are {', '.join(table)}")
-    if table[name].kind == "weights":
-        weights = name.removeprefix("weights-")
-        return refuse(f"{name} is evaluated, not trained: make evaluate-{launch.paper} ARGS={weights}")
-    there = torch.cuda.device_count()
-    processes = max(1, int(launch.gpus or there))
-    if there and processes > there:
-        return refuse(f"GPUS={processes}, and there are {there} here")
+    table, there = experiments(launch.paper), torch.cuda.device_count()
+    name, processes = launch.experiment or next(iter(table)), max(1, int(launch.gpus or there))
+    refuse(name not in table, f"{launch.paper} has no experiment '{name}': there are {', '.join(table)}")
+    evaluated = f"make evaluate-{launch.paper} ARGS={name.removeprefix('weights-')}"
+    refuse(table[name].kind == "weights", f"{name} is evaluated, not trained: {evaluated}")
+    refuse(there and processes > there, f"GPUS={processes}, and there are {there} here")
     if table[name].per_sample:
-        if launch.nodes > 1:
-            return refuse(f"{launch.paper} updates after every sample and cannot be split among {launch.nodes} machines")
+        refuse(nodes > 1, f"{launch.paper} updates after every sample and cannot be split among {nodes} machines")
         processes = 1
 
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds from a signal to torchrun's SIGKILL, else 30
@@ -108,13 +101,8 @@ def main(launch: Launch) -> int:
     return run_all([[*python(launch, processes), *script, "--seed", seed, *args] for seed in seeds])
 
 
-def refuse(reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
-    return 2
-
-
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from Ctrl-C before there is a run
     import tyro
 
-    sys.exit(main(tyro.cli(Launch)))
+    sys.exit(told(main, tyro.cli(Launch)))
