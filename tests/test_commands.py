@@ -17,7 +17,7 @@ from common.provenance import ROOT
 from common.words import label, paper_value, said
 from tests.start import record, until
 from tools import launch, tables
-from tools.launch import Launch, run_all
+from tools.launch import run_all
 from tools.repository import experiments, papers
 
 MAKE = shutil.which("make")
@@ -158,7 +158,7 @@ def test_unknown_argument(tmp_path):
 )
 def test_torchrun_where_there_are_several_processes(options, processes, group):
     start = [sys.executable, *(["-m", "torch.distributed.run"] if group else []), *group]
-    assert launch.python(Launch("resnet", **options), processes) == start
+    assert launch.python(processes, **options) == start
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.start import here
 from tests.test_claims import repository, write_run  # noqa: F401
 from tests.toy.train import EXPERIMENTS
 from tools import publish, replay, tables
-from tools.replay import BOUNDS, Bound, Replay, beginnings, mark
+from tools.replay import BOUNDS, Bound, Replay, beginnings, mark_stale
 from tools.repository import papers, records
 
 RECORD = {
@@ -168,18 +168,18 @@ def test_a_parted_record_is_marked_and_a_new_one_is_not(repository, tmp_path, mo
     publish.publish("toy", tmp_path / "runs")
     [record] = records("toy")
     one = Replay(record, curve(2.0), result="parted at step 10: loss 2 -> 3")
-    mark([one])
+    mark_stale([one])
     [marked] = records("toy")
     assert marked.pop("stale").startswith("parted at step 10: loss 2 -> 3, at commit ") and marked == record
     tables.write()
     page = (repository / "papers/toy/README.md").read_text()
     assert "| 22 | stale |" in page and "1 stale" in (repository / "README.md").read_text()
 
-    mark([dataclasses.replace(one, result="not replayed: no time")])
+    mark_stale([dataclasses.replace(one, result="not replayed: no time")])
     assert "stale" in records("toy")[0], "what was not looked at stays as it was"
-    mark([dataclasses.replace(one, result="same")])
+    mark_stale([dataclasses.replace(one, result="same")])
     assert records("toy") == [record], "a change that is taken back takes the mark back"
-    mark([one])
+    mark_stale([one])
     publish.publish("toy", tmp_path / "runs")
     assert records("toy") == [record], "a new run has no mark"
 

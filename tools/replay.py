@@ -69,13 +69,8 @@ class Replay:
     more: frozenset[str] = frozenset()  # what today's code logs besides
     result: str = ""  # same ... | parted at step n ... | not replayed: why
 
-    @property
-    def same(self) -> bool:
-        return self.result.startswith("same")
-
-    @property
-    def parted(self) -> bool:
-        return self.result.startswith("parted")
+    same = property(lambda self: self.result.startswith("same"))
+    parted = property(lambda self: self.result.startswith("parted"))
 
     def cost(self) -> float:
         """Seconds, by the record's own speed."""
@@ -250,7 +245,7 @@ def row(replay: Replay) -> list[str]:
     return [*where, off, record["commit"][:10], said]
 
 
-def mark(replays: Sequence[Replay]) -> None:
+def mark_stale(replays: Sequence[Replay]) -> None:
     """Write into the records of parted curves that they are stale, and since when that is known; take it from those that hold."""
     from tools.publish import text
 
@@ -265,32 +260,32 @@ def mark(replays: Sequence[Replay]) -> None:
         write_atomic(ROOT / "papers" / paper / "results.json", text(kept).encode())
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the variables of make say. paper, experiment, seeds: by default all that are published."""
+def main(
+    paper: str = "", experiment: str = "", seeds: tuple[int, ...] = (), lines: int = LINES, seconds: float = SECONDS,
+    minutes: float = 0.0, mark: bool = False, args: tuple[str, ...] = (),
+) -> int:  # fmt: skip
+    """Prints a line for each record, and the table. Exit code 1 where one has parted.
 
-    paper: str = ""
-    experiment: str = ""
-    seeds: tuple[int, ...] = ()
-    lines: int = LINES  # of each curve
-    seconds: float = SECONDS  # for one record
-    minutes: float = 0.0  # for all together; 0: no limit
-    mark: bool = False  # in results.json what has parted
-    args: tuple[str, ...] = ()  # everything else for train.py
+    Args:
+        paper: by default all, as all experiments and seeds that are published.
+        lines: of each curve.
+        seconds: for one record.
+        minutes: for all together; 0: no limit.
+        mark: what has parted, in results.json.
+        args: everything else for train.py.
 
-
-def main(options: Options) -> int:
-    """Prints a line for each record, and the table. Exit code 1 where one has parted. Raises BadInput as `beginnings` does."""
-    of = lambda paper: beginnings(paper, options.experiment, options.seeds, options.lines)
-    replays = [one for paper in ([options.paper] if options.paper else papers()) for one in of(paper)]
+    Raises:
+        BadInput: as `beginnings` does.
+    """
+    replays = [one for each in ([paper] if paper else papers()) for one in beginnings(each, experiment, seeds, lines)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end what was started
     begun, done = time.monotonic(), []
-    for replay in run(replays, options.args, options.seconds, options.minutes):
+    for replay in run(replays, args, seconds, minutes):
         done.append(replay)
-        took, (paper, experiment, seed, *_, said) = duration(time.monotonic() - begun), row(replay)
-        print(f"{len(done):3}/{len(replays)}  {took:>6}  {paper} {experiment} seed {seed}: {said}", flush=True)
-    if options.mark:
-        mark(done)
+        took, (of, name, seed, *_, said) = duration(time.monotonic() - begun), row(replay)
+        print(f"{len(done):3}/{len(replays)}  {took:>6}  {of} {name} seed {seed}: {said}", flush=True)
+    if mark:
+        mark_stale(done)
     print("", *columns([HEAD, *map(row, replays)]), "", sep="\n")
     same, parted = sum(replay.same for replay in done), sum(replay.parted for replay in done)
     print(f"{same} of {len(done)} published curves begin the same today, {parted} parted, {len(done) - same - parted} not replayed")
@@ -300,4 +295,4 @@ def main(options: Options) -> int:
 if __name__ == "__main__":
     import tyro
 
-    sys.exit(told(main, tyro.cli(Options)))
+    sys.exit(told(tyro.cli, main))

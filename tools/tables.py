@@ -17,6 +17,8 @@ from common.provenance import ROOT
 from common.words import columns, duration, label, number, paper_value, said, spread, tolerance
 from tools.repository import experiments, own_tables, papers, records, refuse, told
 
+LINK = "[{0}](papers/{0}/README.md)"
+
 
 class Row(NamedTuple):
     """A claim of an experiment, its records by seed, and how all that is written."""
@@ -26,14 +28,10 @@ class Row(NamedTuple):
     claim: Claim
     mine: list[Record]
 
-    @property
-    def verdict(self) -> Verdict:
-        return verdict(self.experiment, self.claim, self.mine)
-
     def cells(self) -> tuple[str, str, str, str]:
         """(claim, the paper's, ours, verdict)."""
         ours = spread(values(self.claim, self.mine))
-        return label(self.claim), paper_value(self.claim), ours, said(self.claim, self.verdict)
+        return label(self.claim), paper_value(self.claim), ours, said(self.claim, verdict(self.experiment, self.claim, self.mine))
 
 
 def claim_rows(paper: str) -> list[Row]:
@@ -54,10 +52,6 @@ def made_on(mine: list[Record]) -> str:
     """Hardware and time of the records: "AMD EPYC, 2 cores; 3 runs, 6 min"."""
     hardware, runs = ", ".join(sorted({r["hardware"] for r in mine})), f"{len(mine)} runs, " * (len(mine) > 1)
     return f"{hardware}; {runs}{duration(sum(r['wall_s'] for r in mine))}" if mine else "–"
-
-
-def link(paper: str) -> str:
-    return f"[{paper}](papers/{paper}/README.md)"
 
 
 def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
@@ -119,7 +113,14 @@ def papers_table(_: str = "") -> str:
         claims = claim_rows(paper)
         headline = [row.cells() for row in claims if row.name == claims[0].name]
         cells = ["<br>".join(column) for column in zip(*((f"{c} {theirs}", *rest) for c, theirs, *rest in headline), strict=True)]
-        rows.append([link(paper), f"`{claims[0].name}`", *cells, tally(row.verdict for row in claims)])
+        rows.append(
+            [
+                LINK.format(paper),
+                f"`{claims[0].name}`",
+                *cells,
+                tally(verdict(row.experiment, row.claim, row.mine) for row in claims),
+            ]
+        )
     return markdown(["paper", "headline experiment", "paper's", "ours", "verdict", "all claims"], rows)
 
 
@@ -134,7 +135,7 @@ def reproductions(_: str = "") -> str:
     for paper in papers():
         for row in claim_rows(paper):
             claim, *rest = row.cells()
-            rows.append([link(paper), f"`{row.name}`", f"{claim}, {row.claim.source}", *rest, made_on(row.mine)])
+            rows.append([LINK.format(paper), f"`{row.name}`", f"{claim}, {row.claim.source}", *rest, made_on(row.mine)])
     return markdown(["paper", "experiment", "claim", "paper's", "ours", "verdict", "hardware, time"], rows)
 
 
