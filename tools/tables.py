@@ -113,14 +113,8 @@ def papers_table(_: str = "") -> str:
         claims = claim_rows(paper)
         headline = [row.cells() for row in claims if row.name == claims[0].name]
         cells = ["<br>".join(column) for column in zip(*((f"{c} {theirs}", *rest) for c, theirs, *rest in headline), strict=True)]
-        rows.append(
-            [
-                LINK.format(paper),
-                f"`{claims[0].name}`",
-                *cells,
-                tally(verdict(row.experiment, row.claim, row.mine) for row in claims),
-            ]
-        )
+        so_far = tally(verdict(row.experiment, row.claim, row.mine) for row in claims)
+        rows.append([LINK.format(paper), f"`{claims[0].name}`", *cells, so_far])
     return markdown(["paper", "headline experiment", "paper's", "ours", "verdict", "all claims"], rows)
 
 
