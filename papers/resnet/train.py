@@ -211,7 +211,7 @@ def cifar10(run: Run[Cifar]) -> Data:
     """CIFAR-10 on the run's device, where crops, flips and the mean are taken, a batch at a time (Sec. 4.2)."""
     made_up, B = run.config.data == "made-up", run.config.batch_size
     if made_up:
-        data = cifar.CIFAR10(*standin.images(256, 0), *standin.images(100, 1), sha256="")
+        data = cifar.CIFAR(*standin.images(256, 0), *standin.images(100, 1), sha256="")
     else:
         run.on_main(lambda: cifar.fetch(run.data_dir))
         data = cifar.load(run.data_dir)
