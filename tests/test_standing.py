@@ -22,7 +22,7 @@ from tests.start import STARTED, Started, finish, here, newest, processes, recor
 from tools import tables
 from tools.repository import experiments, papers
 
-SMOKE = 2.0  # seconds of CPU for a smoke run, what it imports besides torch among them
+SMOKE = 4.0  # seconds of CPU for a smoke run, what it imports besides torch among them: 2 on an idle core
 SCRIPTS = [f"papers.{paper}.train" for paper in papers()]
 
 

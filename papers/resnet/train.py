@@ -385,8 +385,8 @@ EXPERIMENTS = {
     "cifar10-plain56": figure_6(56, "4.5 h on two CPU cores"),
     "cifar10-plain110": figure_6(110, "9 h on two CPU cores"),
     "smoke": Experiment(
-        Cifar(depth=8, batch_size=32, steps=40, drops=(20, 30), evaluate_every=20, data="made-up"),
-        source="Sec. 4.2", cap="40 updates", cost="5 s", log_every=10, checkpoint_every=0, **{**RUN, "kind": "smoke"},
+        Cifar(depth=8, batch_size=32, steps=24, drops=(12, 18), evaluate_every=12, data="made-up"),
+        source="Sec. 4.2", cap="24 updates", cost="5 s", log_every=6, checkpoint_every=0, **{**RUN, "kind": "smoke"},
     ),
 }  # fmt: skip
 
