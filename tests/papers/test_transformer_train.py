@@ -123,6 +123,7 @@ def test_the_record_is_of_the_translations_that_the_weights_give(trained, double
     assert record(trained)["data"]["bleu"] == bleu.signature()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_record(trained, tmp_path):
     """Batches of unequal numbers of tokens, and translations gathered from both."""
     finish(processes(2, tmp_path / "log", SCRIPT, "smoke", "--precision", "fp64", "--dropout", 0, "--out", tmp_path))
@@ -141,6 +142,7 @@ def test_micro_batches_are_cut_by_tokens(monkeypatch, tmp_path):
     assert len(training) > 30 and max(training) <= 64
 
 
+@pytest.mark.slow
 def test_the_task_is_learned(tmp_path):
     """A small net copies nearly everything after 300 updates."""
     size = ["--d-model", 64, "--d-ff", 128, "--h", 4, "--N", 1, "--dropout", 0, "--precision", "fp32"]
@@ -347,6 +349,7 @@ def test_wmt14_experiments_run_on_plain_files(name, tmp_path):
 
 
 @pytest.mark.skipif(not (ROOT / "data/multi30k").exists(), reason="no Multi30k here")
+@pytest.mark.slow
 def test_multi30k_as_it_is_prepared(tmp_path):
     """Sentences, pieces, and tokens, counted on the real files."""
     (tmp_path / "multi30k").symlink_to(ROOT / "data/multi30k")

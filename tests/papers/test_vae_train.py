@@ -189,6 +189,7 @@ def test_the_e_step_is_the_same_on_all_processes():
     assert torch.equal(*results)
 
 
+@pytest.mark.slow
 def test_chains_of_monte_carlo_em_sample_the_posterior():
     """With the decoder held still the chains of one image spread as p(z|x), by quadrature in two dimensions."""
     _, methods, _ = em(train_size=400, batch=400)
