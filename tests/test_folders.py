@@ -10,7 +10,7 @@ from PIL import Image
 from common.data import folders
 from common.data.images import CENTRE, views
 from common.data.workers import Reader
-from tests.test_mnist import refused
+from tests.serving import refused
 
 
 def write(path, number, mode="RGB"):

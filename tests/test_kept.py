@@ -9,7 +9,7 @@ import pytest
 
 from common.data.kept import kept
 from common.errors import BadInput
-from tests.test_mnist import refused
+from tests.serving import refused
 
 FACTS = {"size": 300, "sha256": "abc", "sides": ("en", "de")}
 
