@@ -30,13 +30,11 @@ def take(directory: Path, *, restart: bool) -> BinaryIO:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = open(directory / "lock", "ab")  # noqa: SIM115, held until the end
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BadInput(f"another run is at work in {directory}: wait for it, or name another folder with --out") from error
     except OSError as error:
         raise BadInput(f"cannot write to {directory}: {error.strerror}; name another folder with --out") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise BadInput(f"another run is at work in {directory}: wait for it, or name another folder with --out") from error
     os.register_at_fork(after_in_child=lock.close)  # a worker must not hold it any longer than the run lives
     if restart:
         for path in directory.iterdir():
@@ -48,20 +46,14 @@ def take(directory: Path, *, restart: bool) -> BinaryIO:
 
 
 def begin(
-    directory: Path,
-    identity: dict[str, Any],
-    config: Any,
-    precision: str,
-    script: Path,
-    *,
-    allow_changes: bool,
-    say: Callable[[str], None],
-) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
+    directory: Path, identity: dict[str, Any], config: Any, precision: str, script: Path, *,
+    allow_changes: bool, say: Callable[[str], None],
+) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:  # fmt: skip
     """(what the run is, as config.json has it; the record, if it is finished; the newest checkpoint, if there is one).
 
     Raises:
         BadInput: what is in the directory is another run, or was begun under other code or hyper-parameters.
-    """  # fmt: skip
+    """
     files = provenance.files_of(script)
     about = {**identity, "config": config_dict(config) | {"--precision": precision}, "files": files}
     about |= {"code": provenance.code_hash(files), "commit": provenance.commit()}

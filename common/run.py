@@ -67,10 +67,8 @@ class Run(Loop[C]):
 
     def _open(self) -> tuple[dict[str, Any], Record | None, dict[str, Any] | None]:
         self._held.enter_context(directory.take(self.dir, restart=self.options.restart))
-        return directory.begin(
-            self.dir, self.identity, self.config, self.precision, self.script,
-            allow_changes=self.options.allow_changes, say=self.say,
-        )  # fmt: skip
+        what = self.dir, self.identity, self.config, self.precision, self.script
+        return directory.begin(*what, allow_changes=self.options.allow_changes, say=self.say)
 
     def __exit__(self, *error: Any) -> None:
         self.interrupt.deferred = True

@@ -45,7 +45,7 @@ def kept(places: Sequence[Path], name: str, facts: Mapping[str, Any], make: Call
 
 
 def _write(folder: Path, facts: Mapping[str, Any], make: Callable[[Path], None]) -> None:
-    folder.mkdir()
+    folder.mkdir()  # one more than the workshop, which nobody else may enter
     make(folder)
     manifest = {"facts": facts, "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir())}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
