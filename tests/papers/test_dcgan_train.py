@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from common.data import standin
 from common.data.order import mix, permuted
-from papers.dcgan import neighbours, train
+from papers.dcgan import neighbours, train, updates
 from papers.dcgan.model import ConditionalDiscriminator, ConditionalGenerator
 from papers.dcgan.neighbours import Nearest
 from tests.start import here, newest, record, rows
@@ -93,7 +93,7 @@ def test_what_an_update_does_not_work_out(joint):
     G, D = map(Passes, train.networks(config))
     run = SimpleNamespace(config=config, autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=False))
     z, x, y = torch.rand(6, 100), torch.rand(6, 1, 28, 28), F.one_hot(torch.arange(6), 10).float()
-    loss, d_real, d_fake = train.d_loss(run, G, D, z, x, y)
+    loss, d_real, d_fake = updates.d_loss(run, G, D, z, x, y, joint=joint)
     loss.backward()
     assert all(p.grad is None for p in G.parameters()) and all(p.grad is not None for p in D.parameters())
     assert G.passes == [(6, False)] and D.passes == ([(12, True)] if joint else [(6, True), (6, True)])
@@ -103,14 +103,14 @@ def test_what_an_update_does_not_work_out(joint):
         assert (d_real.item(), d_fake.item()) == pytest.approx((real.mean().item(), fake.mean().item()))
     D.zero_grad()
     D.requires_grad_(False)
-    train.g_loss(run, G, D, z, y)[0].backward()
+    updates.g_loss(run, G, D, z, y)[0].backward()
     assert all(p.grad is None for p in D.parameters()) and all(p.grad is not None for p in G.parameters())
 
 
 def test_a_run_that_is_not_a_number_names_both_losses(tmp_path, monkeypatch):
-    d_loss = train.d_loss
+    d_loss = updates.d_loss
     calls = itertools.count()
-    monkeypatch.setattr(train, "d_loss", lambda *a: tuple(v * (math.nan if next(calls) > 12 else 1) for v in d_loss(*a)))
+    monkeypatch.setattr(updates, "d_loss", lambda *a, **k: tuple(v * (math.nan if next(calls) > 8 else 1) for v in d_loss(*a, **k)))
     code, output = here(SCRIPT, "smoke", "--out", tmp_path)
     assert code == 1 and "is not finite" in output and "g_loss" in output and "d_loss" in output
 
