@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.claims import Claim, Experiment
+from common import figures
+from common.claims import Claim, Experiment, Record
 from common.command import reproduce
 from common.data import mnist, standin
 from common.data.order import shuffled
 from common.options import at_least_one
 from common.run import Run
+from common.words import spread
 from papers.dcgan import unlabelled
 from papers.dcgan.model import MLP, ConditionalDiscriminator, ConditionalGenerator, Norm
 from papers.dcgan.neighbours import errors, noise, sampled, wrong_by_samples
@@ -277,6 +279,47 @@ EXPERIMENTS = {
         kind="smoke", source="Sec. 5", cap="2 epochs", cost="5 s", log_every=4, checkpoint_every=0, precision=PRECISION,
     ),
 }  # fmt: skip
+
+
+COLLAPSED = 0.5  # digits of a class that vary less than half as much as real ones: a choice
+
+
+def rules(records: list[Record]) -> list[list[str]]:
+    """What each rule of Sec. 3 is for, as a table for README.md; means over seeds."""
+    rows = [["experiment", "broken rule", "`test_error_1nn_10k`, %", "`diversity`", "collapsed"]]
+    for broken, what in BROKEN.items():
+        mine = [record["metrics"] for record in records if record["experiment"] == f"rules-{broken}"]
+        errors, varied = ([each[name] for each in mine] for name in ("test_error_1nn_10k", "diversity"))
+        fallen = f"{sum(each < COLLAPSED for each in varied)} of {len(varied)}" if mine else "not run"
+        rows.append([f"`rules-{broken}`", what, *(spread(v) if v else "–" for v in (errors, varied)), fallen])
+    return rows
+
+
+def errors_by_samples(records: list[Record]) -> Any:
+    """Errors on test images by how many samples are sought among, beside real images and the paper's two numbers."""
+    lines = {}
+    for record in records:
+        sizes = [size for size in SIZES if f"test_error_1nn_{named(size)}" in record["metrics"]]
+        errors = [record["metrics"][f"test_error_1nn_{named(size)}"] for size in sizes]
+        lines[f"generated, seed {record['seed']}"] = sizes, errors, "o-"
+    real = [records[0]["metrics"][f"real_error_1nn_{n}"] for n in ("50k", "60k")]
+    lines |= {"real images": ([50_000, 60_000], real, "ks:"), "the paper's": ([50_000, 10_000_000], [2.98, 1.48], "r^--")}
+    axes = {"xlabel": "samples", "ylabel": "errors on test images, %", "xscale": "log", "yscale": "log"}
+    return figures.curves(lines, {}, **axes)
+
+
+def validation(records: list[Record]) -> Any:
+    """Errors on validation images by epochs."""
+    lines = {}
+    for record in records:
+        for n, style in (("1k", "--"), ("10k", "-")):
+            curve = record["curves"][f"validation_error_1nn_{n}"]
+            lines[f"{n} samples, seed {record['seed']}"] = record["curves"]["epoch"], curve, f"C{record['seed']}{style}"
+    return figures.curves(lines, {}, xlabel="epochs", ylabel="errors on validation images, %", ylim=(0, 20))
+
+
+TABLES = {"rules": rules}
+PICTURES = {"errors-by-samples": (["mnist"], errors_by_samples), "validation": (["mnist"], validation)}
 
 
 if __name__ == "__main__":
