@@ -84,7 +84,17 @@ def conv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.Conv
 
 def deconv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.ConvTranspose2d:
     """S -> S stride."""
-    return nn.ConvTranspose2d(inputs, outputs, kernel, stride, kernel // 2, output_padding=stride - 1, bias=False)
+    layer = ToImage if (kernel, stride) == (5, 2) and outputs <= 3 else nn.ConvTranspose2d
+    return layer(inputs, outputs, kernel, stride, kernel // 2, output_padding=stride - 1, bias=False)
+
+
+class ToImage(nn.ConvTranspose2d):
+    """The same to few maps, on CPUs several times as fast: a convolution of 3 x 3 for each of the four pixels of 2 x 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        k = F.pad(self.weight, (0, 1, 0, 1)).unflatten(3, (3, 2)).unflatten(2, (3, 2))  # (inputs, outputs, 3, 2, 3, 2)
+        k = k.permute(1, 3, 5, 0, 2, 4).flip(4, 5).flatten(0, 2)  # (outputs 2 2, inputs, 3, 3)
+        return F.pixel_shuffle(F.conv2d(x, k, padding=1), 2)
 
 
 class Generator(nn.Module):
@@ -239,9 +249,7 @@ def guided_backpropagation(net: Discriminator, x: Tensor, feature: int) -> tuple
     """
     answers: dict[nn.Module, Tensor] = {}
     hooks = [a.register_forward_hook(lambda a, _, y: answers.update({a: y.detach()})) for a in net.activations]
-    hooks += [
-        a.register_full_backward_hook(lambda a, _, g: (g[0].clamp(min=0) * (answers[a] > 0),)) for a in net.activations
-    ]  # fmt: skip
+    hooks += [a.register_full_backward_hook(lambda a, _, g: (g[0].clamp(min=0) * (answers[a] > 0),)) for a in net.activations]
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         strongest = net.layers(x)[-1][:, feature].flatten(1).amax(1)

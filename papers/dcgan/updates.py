@@ -127,5 +127,5 @@ def adam(net: nn.Module, config: Config) -> torch.optim.Adam:
 
 def epoch_ends(config: Config, n: int) -> dict[int, int]:
     """Updates after which an epoch of n images is over -> its number; the last is that of all updates."""
-    ends = {-(-epoch * n // config.batch_size): epoch for epoch in range(1, config.epochs + 1)}
-    return ends | {config.epochs * n // config.batch_size: config.epochs}
+    total = config.epochs * n // config.batch_size
+    return {min(-(-epoch * n // config.batch_size), total): epoch for epoch in range(1, config.epochs + 1)}

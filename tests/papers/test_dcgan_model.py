@@ -87,6 +87,19 @@ def test_the_conditional_discriminator_is_the_authors(double):
     torch.testing.assert_close(D(x, y), torch.cat([h, y], 1) @ D.fc4.weight[0])
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_last_layer_is_a_fractionally_strided_convolution(outputs, double):
+    layer, x = dcgan.deconv(4, outputs), torch.rand(2, 4, 7, 5, requires_grad=True)
+    assert isinstance(layer, dcgan.ToImage) and not isinstance(dcgan.deconv(4, 8), dcgan.ToImage)
+    expected = F.conv_transpose2d(x, layer.weight, stride=2, padding=2, output_padding=1)
+    torch.testing.assert_close(layer(x), expected)
+    g = torch.rand_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(layer(x), (x, layer.weight), g), torch.autograd.grad(expected, (x, layer.weight), g), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_initial_weights():
     torch.manual_seed(0)
     G, D = dcgan.dcgan_svhn(width=32)
