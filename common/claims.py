@@ -26,35 +26,29 @@ class Verdict:
 class Claim:
     """One number that the paper prints, or one point of a curve that it plots.
 
-    metric: the key under which `train` returns it; its name carries its convention.
-    value, unit, source: the number, and the table, figure or section that prints it.
-    at, along: judged on the metric's curve, where the axis of that name is at this value; None: on the number that `train` returns.
-    read: how far off the value may be itself, where it was read from a figure or is remembered; 0: the paper prints it.
-    lower_is_better: the direction; a result beyond the claim in that direction is a reproduction.
-    either_way: neither direction is better, as for a baseline that fails in part: what is off by more than the tolerance is short.
-    tolerance, why: how far off a result may be the other way, in the claim's unit, and where that figure comes from.
-    stands_on: the metric of another claim of the experiment, without which this one means nothing (a mean over solved trials stands
-        on how many there are): short where that one is.
-    noise: for a metric that is a difference, its standard error from the examples that it is measured on, which more seeds do not
-        lower; the seeds have their own besides. A mean that is nearer to 0 than the larger of the two is within noise, whatever
-        its sign, and shows nothing.
-
     Raises:
         ValueError: a negative tolerance, which would ask for more than the paper has.
     """
 
-    metric: str
+    metric: str  # the key under which `train` returns it; its name carries its convention
     value: float
     unit: str = ""
-    source: str = ""
-    lower_is_better: bool = False
-    tolerance: float = 0.0
-    why: str = ""
-    at: float | None = None
-    along: str = "step"
-    read: float = 0.0
-    either_way: bool = False
+    source: str = ""  # the table, figure or section that prints the number
+    lower_is_better: bool = False  # the direction; a result beyond the claim in that direction is a reproduction
+    tolerance: float = 0.0  # how far off a result may be the other way, in the claim's unit
+    why: str = ""  # where that figure comes from
+    at: float | None = None  # judged on the metric's curve where its axis is at this value; None: on what `train` returns
+    along: str = "step"  # the axis
+    read: float = 0.0  # how far off the value may be itself, read from a figure or remembered; 0: the paper prints it
+    either_way: bool = (
+        False  # neither direction is better (a baseline that fails in part): short where off by more than the tolerance
+    )
+    # The metric of another claim of the experiment, without which this one means nothing (a mean over solved trials stands on how
+    # many there are): short where that one is.
     stands_on: str = ""
+    # For a metric that is a difference, its standard error from the examples that it is measured on, which more seeds do not
+    # lower; the seeds have their own besides. A mean that is nearer to 0 than the larger of the two is within noise, whatever
+    # its sign, and shows nothing.
     noise: float = 0.0
 
     def __post_init__(self) -> None:
@@ -65,18 +59,15 @@ class Claim:
         """`reproduced` or `short` for the mean over seeds; other kinds of experiment have no say in that."""
         if not values:
             return Verdict("not run")
-        noise = "within noise" if self.within_noise(values) else ""
+        reason = "within noise" if self.within_noise(values) else ""
         if kind != "paper":
-            return Verdict(kind, reason=noise)
+            return Verdict(kind, reason=reason)
         if not all(map(math.isfinite, values)):
-            return Verdict("short", reason="not measurable")
-        if noise:
-            return Verdict("short", reason=noise)
+            reason = "not measurable"
+        if reason:
+            return Verdict("short", reason=reason)
         excess = statistics.fmean(values) - self.value
-        if self.either_way:
-            excess = abs(excess)
-        elif not self.lower_is_better:
-            excess = -excess
+        excess = abs(excess) if self.either_way else excess if self.lower_is_better else -excess
         # The margin is for decimal tolerances in binary: 7.5 is within 0.3 of 7.2.
         if excess <= self.tolerance + 1e-9 * max(1.0, abs(self.value)):
             return Verdict("reproduced")
@@ -90,41 +81,27 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment(Generic[C]):
-    """One experiment of a paper: its hyper-parameters, and what it is worth.
+    """One experiment of a paper: its hyper-parameters, and what it is worth."""
 
-    config: a frozen dataclass; every field is a hyper-parameter on the command line.
-    kind: paper | reading | scaled | weights | smoke (CONTRIBUTING.md says what each may claim).
-    source: where the paper reports it.      cost: the time it takes, and on what.
-    cap: where it stops if nothing else stops it.
-    note: for a reading, what is read differently; for a scaled one, what is scaled.
-    figures: names of figures that `make publish` copies.
-    curves: metrics reported together while it trains, the axis among them, whose whole curves go into the record.
-    precision: the default for each kind of device, what the experiment was verified with.
-    per_sample: it updates after every sample, so that it cannot be split among processes.
-    log_every: updates between two lines of metrics.jsonl; a run stops and checkpoints at these only.
-    checkpoint_every: seconds between checkpoints.
-    """
-
-    config: C
-    kind: Kind
-    source: str
-    cost: str
+    config: C  # a frozen dataclass; every field is a hyper-parameter on the command line
+    kind: Kind  # CONTRIBUTING.md says what each may claim
+    source: str  # where the paper reports it
+    cost: str  # the time it takes, and on what
     claims: Sequence[Claim] = ()
-    cap: str = ""
-    note: str = ""
-    figures: Sequence[str] = ()
-    curves: Sequence[str] = ()
-    precision: dict[str, str] = field(default_factory=lambda: {"cpu": "fp32", "cuda": "fp32"})
-    per_sample: bool = False
-    log_every: int = 100
-    checkpoint_every: float = 60.0
+    cap: str = ""  # where it stops if nothing else stops it
+    note: str = ""  # for a reading, what is read differently; for a scaled one, what is scaled
+    figures: Sequence[str] = ()  # names of figures that `make publish` copies
+    curves: Sequence[str] = ()  # metrics reported together while it trains, their axis among them, whose curves go into the record
+    precision: dict[str, str] = field(default_factory=lambda: {"cpu": "fp32", "cuda": "fp32"})  # what it was verified with, where
+    per_sample: bool = False  # it updates after every sample, so that it cannot be split among processes
+    log_every: int = 100  # updates between two lines of metrics.jsonl; a run stops and checkpoints at these only
+    checkpoint_every: float = 60.0  # seconds between checkpoints
 
 
 def measured(claim: Claim, record: Record) -> float:
     """The claim's number in a record; nan where the run could not measure it (no trial solved, a curve that ends sooner)."""
     if claim.at is None:
-        value = record["metrics"][claim.metric]
-        return math.nan if value is None else value
+        return math.nan if (value := record["metrics"][claim.metric]) is None else value
     curves = record.get("curves", {})
     return interpolated(curves.get(claim.along, []), curves.get(claim.metric, []), claim.at)
 

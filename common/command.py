@@ -55,7 +55,7 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
     run = None
     with signals() as interrupt:
         try:
-            name, config, options = parse(experiments, argv, f"python -m {module_name(script)}", first)
+            name, config, options = parse(experiments, argv, program(script), first)
             run = Run(script, name, experiments[name], config, options, interrupt)
             with run:
                 if run.finished is None:
@@ -88,15 +88,16 @@ def compare_with_finished(run: Run, train: Callable[[Run], Any]) -> None:
         train(run)
     except Compared:
         about = "the data is the same"
-    except OtherData:
-        raise
     except (BadInput, Failed) as error:
+        if isinstance(error, OtherData):
+            raise
         about = f"the data cannot be compared: {error}"
     run.say(f"finished before, at {run.finished['finished']}; nothing was run now; {about}")
 
 
-def module_name(script: Path) -> str:
-    return ".".join(script.relative_to(ROOT).with_suffix("").parts) if script.is_relative_to(ROOT) else script.stem
+def program(script: Path) -> str:
+    parts = script.relative_to(ROOT).with_suffix("").parts if script.is_relative_to(ROOT) else (script.stem,)
+    return f"python -m {'.'.join(parts)}"
 
 
 def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first: bool) -> tuple[str, Any, Options]:
@@ -105,11 +106,9 @@ def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first:
     from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, subcommand
 
     def command(experiment: Experiment) -> type:
-        fields = [
-            ("run", OmitArgPrefixes[Options], dataclasses.field(default_factory=Options)),
-            ("hyperparameter", OmitArgPrefixes[type(experiment.config)], experiment.config),
-        ]
-        return dataclasses.make_dataclass("Command", fields, frozen=True)
+        run = ("run", OmitArgPrefixes[Options], dataclasses.field(default_factory=Options))
+        hyperparameter = ("hyperparameter", OmitArgPrefixes[type(experiment.config)], experiment.config)
+        return dataclasses.make_dataclass("Command", [run, hyperparameter], frozen=True)
 
     settings: dict[str, Any] = {"config": (FlagCreatePairsOff,), "console_outputs": first}
     if argv and argv[0] in experiments:
@@ -125,7 +124,7 @@ def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first:
 
 def print_result(run: Run) -> None:
     """The table of the run: claim, paper, ours, verdict."""
-    record, claims, kind = run.finished, run.experiment.claims, run.experiment.kind
+    record, claims = run.finished, run.experiment.claims
     changed = differences(config_dict(run.experiment.config), run.config)
     verdicts = ["changed recipe" if changed else said(c, verdict(run.experiment, c, [record])) for c in claims]
     rows = [["claim", "paper", "ours", "verdict"]]
@@ -140,7 +139,7 @@ def print_result(run: Run) -> None:
     for path in sorted((run.dir / "figures").glob("*.png")):
         run.say(f"figure  {path}")
     run.say(f"record  {run.dir / 'result.json'}")
-    reproduced = (
-        f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced" if kind == "paper" and claims else f"kind {kind}"
-    )
-    run.say(f"{run.paper} {run.name} seed {run.seed}: {reproduced}, in {duration(record['wall_s'])}")
+    end = f"kind {run.experiment.kind}"
+    if claims and run.experiment.kind == "paper":
+        end = f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced"
+    run.say(f"{run.paper} {run.name} seed {run.seed}: {end}, in {duration(record['wall_s'])}")

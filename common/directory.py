@@ -4,7 +4,6 @@ import fcntl
 import io
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable
@@ -105,17 +104,16 @@ def other_data(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def checkpoints(directory: Path) -> list[Path]:
     """checkpoint/step<k>.pt, the newest first."""
-    paths = (directory / "checkpoint").glob("step*.pt")
-    found = [(int(m[1]), path) for path in paths if (m := re.fullmatch(r"step(\d+)\.pt", path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    paths = [path for path in (directory / "checkpoint").glob("step*.pt") if path.stem[4:].isdecimal()]
+    return sorted(paths, key=lambda path: int(path.stem[4:]), reverse=True)
 
 
-def save(directory: Path, step: int, state: dict[str, Any]) -> None:
-    """Write step<step>.pt (tensors and plain types only) and keep the one before it. Raises Failed as write_atomic does."""
+def save(directory: Path, state: dict[str, Any]) -> None:
+    """Write step<k>.pt (tensors and plain types only) and keep the one before it. Raises Failed as write_atomic does."""
     (directory / "checkpoint").mkdir(exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomic(directory / "checkpoint" / f"step{step}.pt", buffer.getvalue())
+    write_atomic(directory / "checkpoint" / f"step{state['step']}.pt", buffer.getvalue())
     for old in checkpoints(directory)[2:]:
         old.unlink()
 
@@ -126,17 +124,15 @@ def load(directory: Path, identity: dict[str, Any], say: Callable[[str], None] =
     Raises:
         BadInput: none of the files can be read, or the newest is not of this run (`identity`).
     """
-    paths = checkpoints(directory)
-    for path in paths:
+    for path in (paths := checkpoints(directory)):
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            found = state.get("run")
         except Exception as error:  # torch raises half a dozen types for damaged files
             say(f"{path} is damaged ({type(error).__name__}); trying the checkpoint before it")
             continue
-        if not isinstance(state, dict) or state.get("run") != identity:
-            found = state.get("run") if isinstance(state, dict) else None
-            of = "/".join(map(str, found.values())) if isinstance(found, dict) else "something else"
-            expected = "/".join(map(str, identity.values()))
+        if found != identity:
+            of, expected = ("/".join(map(str, about.values())) for about in (found or {"": "something else"}, identity))
             raise BadInput(f"{path} is a checkpoint of {of}, not of {expected}: move it away, or start over with --restart")
         return state
     if paths:

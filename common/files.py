@@ -1,8 +1,13 @@
-"""Files that are whole or not there, and the lines of metrics.jsonl."""
+"""Files and folders that are whole or not there, and the lines of metrics.jsonl."""
 
+import fcntl
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from common.errors import Failed
@@ -37,6 +42,22 @@ def write_atomic(path: Path, data: bytes) -> None:
         ) from error
 
 
+@contextmanager
+def workshop(folder: Path, name: str) -> Iterator[Path]:
+    """A temporary folder in `folder`, from which what is whole is moved to its place. One process at a time has it.
+
+    What a killed one left goes with the next. Raises OSError: something cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f".{name}-lock", "w") as lock:
+        with suppress(OSError):  # of a file system without locks, where two may do the same
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for left in folder.glob(f".{name}-part-*"):
+                shutil.rmtree(left)
+        with TemporaryDirectory(prefix=f".{name}-part-", dir=folder) as part:
+            yield Path(part)
+
+
 class Metrics:
     """metrics.jsonl: flat lines {"step": ..., "time": ..., name: value}. Opening cuts it back to `step`, a torn line included."""
 
@@ -60,11 +81,9 @@ def _line(row: Row) -> bytes:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a metrics.jsonl up to the first line that is not whole."""
     rows = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:
             break
-        if not line.endswith(b"\n"):
-            rows.pop()
     return rows

@@ -1,21 +1,24 @@
-"""The loop's clock: what comes between two updates, and what a run measures of itself between two lines of metrics.jsonl."""
+"""What comes between two updates: the loop's clock, batches and micro-batches, lines of metrics.jsonl, checkpoints."""
 
 import contextlib
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 
-from common import processes
+from common import directory
+from common.claims import C, Experiment
 from common.data.order import mix
-from common.data.workers import Reader
+from common.data.workers import Reader, Sample
 from common.errors import BadInput, Failed
-from common.processes import bare
-from common.signals import Interrupted
+from common.options import Options
+from common.processes import Processes, bare
+from common.signals import Interrupt, Interrupted
 from common.words import number
 
 EARLY = (1, 10)  # updates after which a line is written besides, where lines are far apart: soon seen, and soon replayed
@@ -24,189 +27,258 @@ Pieces = tuple[Tensor, ...]
 Draw = Callable[[int], Tensor]  # step -> the numbers of the samples of the global batch, (B,) on the CPU: a pure function
 
 
-class Meter:
-    """Sums of what the loop logs since the last line; samples, and seconds in and outside the loop, over all sittings.
+class Loop(Processes, Generic[C]):
+    """A run while it trains and evaluates.
 
-    waited: seconds for data since the last line, on this process; None where nothing is loaded.
+    config, seed, data_dir: what the command line says.    step: finished updates so far.
+    dir: OUT/<paper>/<experiment>/seed<N>.
     """
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor | float] = {}
-        self.samples, self.loop_s, self.waited = 0, 0.0, None
-        self._step = self._samples = 0
-        self._since = self._started = time.monotonic()
+    def __init__(
+        self, script: Path, name: str, experiment: Experiment[C], config: C, options: Options, interrupt: Interrupt
+    ) -> None:
+        super().__init__(options.precision, experiment.precision)
+        self.script, self.paper, self.name, self.experiment, self.config = script, script.parent.name, name, experiment, config
+        self.options, self.seed, self.data_dir, self.interrupt = options, options.seed, options.data_dir, interrupt
+        self.identity = {"paper": self.paper, "experiment": name, "seed": options.seed}
+        self.dir = options.out / self.paper / name / f"seed{options.seed}"
+        self._data: dict[str, Any] = {}  # what the record says of it
+        self.objects: dict[str, Any] = {}  # what training changes, by the names that `prepare` was given
+        self.step = self._saved_step = self._total = 0
+        self._ended = self._under_way = False
+        self._held = contextlib.ExitStack()  # what has to be let go of in the end
+        self._sums: dict[str, Tensor | float] = {}  # of what was logged since the last line
+        self._now: dict[str, float] = {}  # what was reported, for the next line
+        self._latest: dict[str, float] = {}  # what the last line said
+        self._samples, self._loop_s, self._started = 0, 0.0, time.monotonic()  # over all sittings
+        self._waited: float | None = None  # seconds for data since the last line, on this process, where any is loaded
 
-    def clock(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"samples": self.samples, "loop_s": self.loop_s, "wall_s": time.monotonic() - self._started}
+    def seed_all(self, *parts: Any) -> None:
+        """Seed torch's default generators. Not torch.manual_seed, which queues a call for each GPU where there is none."""
+        seed = mix(self.seed, *parts)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
-    def record(self) -> dict[str, float]:
-        """For the record: samples_per_s in the loop."""
-        wall_s, speed = time.monotonic() - self._started, self.samples / max(self.loop_s, 1e-9)
-        return {"wall_s": round(wall_s, 1), "samples_per_s": round(speed, 1)}
+    def steps(self, total: int, samples: int = 0) -> Iterator[int]:
+        """The numbers of the updates that are still to do, of `total`; `samples` is how many each takes, of all processes.
 
-    def restore(self, clock: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.samples, self.loop_s = clock["samples"], clock["loop_s"]
-        self._started -= clock["wall_s"]
-
-    def start(self, step: int) -> None:
-        """From here on, after this many updates, counts what belongs to the next line."""
-        self.sums, self._step, self._samples, self._since = {}, step, self.samples, time.monotonic()
-
-    def means(self, totals: list[float], step: int, processes: int) -> dict[str, float]:
-        """Over the updates since the last line and over processes; totals: `sums`, added up over the processes."""
-        return {name: total / (step - self._step) / processes for name, total in zip(self.sums, totals, strict=True)}
-
-    def lap(self, step: int) -> tuple[dict[str, float], float]:
-        """(samples_per_s, and data_wait, % of the time: of the updates since the last line; seconds for one of them)."""
-        took, samples = time.monotonic() - self._since, self.samples - self._samples
-        self.loop_s += took
-        speed = {"samples_per_s": round(samples / took, 1)} if samples else {}
-        if self.waited is not None:
-            speed["data_wait"], self.waited = round(100 * self.waited / took, 1), 0.0
-        return speed, took / (step - self._step)
-
-
-class Loop:
-    """The loop of a run (common.run.Run, whose methods of these names say what they are for).
-
-    step: finished updates.  saved_step: of the newest checkpoint.  ended: whether the criterion is met.
-    save: writes a checkpoint of the step just finished.
-    """
-
-    def __init__(self, run: Any, save: Callable[[dict[str, Any]], None]) -> None:
-        self.run, self.save, self.meter = run, save, Meter()
-        self.step = self.saved_step = self.total = 0
-        self.ended = self.under_way = False
-        self.now: dict[str, float] = {}  # what was reported, for the next line
-        self.latest: dict[str, float] = {}  # what the last line said
-
-    def restore(self, clock: dict[str, Any]) -> None:
-        self.step = self.saved_step = clock["step"]
-        self.ended = clock["ended"]
-        self.meter.restore(clock)
-
-    def steps(self, total: int, samples: int) -> Iterator[int]:
-        run, interrupt = self.run, self.run.interrupt
-        self.total, self.saved_at = total, time.monotonic()
-        self.meter.start(self.step)
-        self.under_way = interrupt.deferred = True
+        Before each update all random generators are seeded from (seed, step, rank). After it come, where they are due: the
+        log line, the check for non-finite values, the checkpoint, the stop that a signal asked for.
+        """
+        self._check_described()
+        self._total, self._saved_at, every = total, time.monotonic(), self.experiment.log_every
+        self._start_line()
+        self._under_way = self.interrupt.deferred = True
         try:
-            while self.step < total and not self.ended:
-                run.seed_all(self.step, run.rank)
+            while self.step < total and not self._ended:
+                self.seed_all(self.step, self.rank)
                 yield self.step
                 self.step += 1
-                self.meter.samples += samples
-                if self.step % run.experiment.log_every == 0 or self.step == total or self.ended or self.now:
+                self._samples += samples
+                if self.step % every == 0 or self.step == total or self._ended or self._now:
                     self._end_of_interval()
-                elif self.step in EARLY and 20 * self.step <= run.experiment.log_every and self.meter.sums:
-                    self.write(self._means(processes.summed(run.accelerator, *self.meter.sums.values())))
+                elif self.step in EARLY and 20 * self.step <= every and self._sums:
+                    self._write(self._means(self._summed(*self._sums.values())))
         finally:
-            self.under_way = interrupt.deferred = False
-        if interrupt.signum:  # it came in the last interval, whose checkpoint is written
-            raise Interrupted(interrupt.signum)
+            self._under_way = self.interrupt.deferred = False
+        if self.interrupt.signum:  # it came in the last interval, whose checkpoint is written
+            raise Interrupted(self.interrupt.signum)
+
+    @property
+    def log_step(self) -> bool:
+        """Whether the update under way ends with a log line."""
+        return (self.step + 1) % self.experiment.log_every == 0 or self.step + 1 == self._total
+
+    def end_loop(self) -> None:
+        """End the training after this update: the criterion is met."""
+        self._ended = True
+
+    def _start_line(self) -> None:
+        self._sums, self._line = {}, (self.step, self._samples, time.monotonic())
+
+    def _means(self, totals: list[float]) -> dict[str, float]:
+        """Over the updates since the last line and over processes; totals: `_sums`, added up over the processes."""
+        updates = self.step - self._line[0]
+        return {name: total / updates / self.processes for name, total in zip(self._sums, totals, strict=True)}
 
     def _end_of_interval(self) -> None:
         """One synchronisation: means over processes, and what to do now, agreed by all."""
-        run, interrupt = self.run, self.run.interrupt
-        due = run.main and time.monotonic() - self.saved_at >= run.experiment.checkpoint_every
-        flags = float(interrupt.signum), float(due)
-        *totals, signum, due = processes.summed(run.accelerator, *self.meter.sums.values(), *flags)
-        values = {**self._means(totals), **self.now}
-        speed, seconds = self.meter.lap(self.step)
-        if bad := next((name for name, value in values.items() if not math.isfinite(value)), None):
-            raise self.not_finite(bad)
-        self.write({**values, **speed})
-        self.latest, self.now, last = values, {}, self.step == self.total or self.ended
-        run.track.progress.show(self.step, self.total, {**values, **speed}, seconds, last)
+        due = self.main and time.monotonic() - self._saved_at >= self.experiment.checkpoint_every
+        flags = float(self.interrupt.signum), float(due)
+        *totals, signum, due = self._summed(*self._sums.values(), *flags)
+        values = {**self._means(totals), **self._now}
+        step, samples, since = self._line
+        took = time.monotonic() - since
+        speed = {"samples_per_s": round((self._samples - samples) / took, 1)} if self._samples > samples else {}
+        self._loop_s += took
+        if self._waited is not None:  # % of the time
+            speed["data_wait"], self._waited = round(100 * self._waited / took, 1), 0.0
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise self._not_finite(name)
+        self._write({**values, **speed})
+        self._latest, self._now, last = values, {}, self.step == self._total or self._ended
+        self.track.show(self.step, self._total, {**values, **speed}, took / (self.step - step), last)
         if signum or due or last:
             self._save()
-        self.meter.start(self.step)
+        self._start_line()
         if signum:
             # Ranks that got no signal end as those that did.
-            raise Interrupted(interrupt.signum or signal.SIGTERM)
-
-    def _means(self, totals: list[float]) -> dict[str, float]:
-        return self.meter.means(totals, self.step, self.run.processes)
+            raise Interrupted(self.interrupt.signum or signal.SIGTERM)
 
     def _save(self) -> None:
-        for name, thing in self.run.objects.items():
+        for name, thing in self.objects.items():
             if isinstance(thing, nn.Module) and not all(torch.isfinite(p).all() for p in thing.parameters()):
-                raise self.not_finite(f"a weight of {name}")
-        if self.run.main:
-            objects = {name: bare(thing).state_dict() for name, thing in self.run.objects.items()}
-            self.save({"step": self.step, "ended": self.ended, **self.meter.clock(), "objects": objects})
-        self.saved_step, self.saved_at = self.step, time.monotonic()
+                raise self._not_finite(f"a weight of {name}")
+        if self.main:
+            objects = {name: bare(thing).state_dict() for name, thing in self.objects.items()}
+            state = {"run": self.identity, "step": self.step, "ended": self._ended, **self._clock(), "objects": objects}
+            directory.save(self.dir, state)
+        self._saved_step, self._saved_at = self.step, time.monotonic()
 
-    def not_finite(self, what: str) -> Failed:
-        groups = [group for thing in self.run.objects.values() for group in getattr(thing, "param_groups", [])[:1]]
+    def _clock(self) -> dict[str, Any]:
+        return {"samples": self._samples, "loop_s": self._loop_s, "wall_s": time.monotonic() - self._started}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step = self._saved_step = state["step"]
+        self._ended, self._samples, self._loop_s = state["ended"], state["samples"], state["loop_s"]
+        self._started -= state["wall_s"]
+
+    def _not_finite(self, what: str) -> Failed:
+        groups = [group for thing in self.objects.values() for group in getattr(thing, "param_groups", [])[:1]]
         lr = f", lr {', '.join(number(float(group['lr'])) for group in groups)}" if groups else ""
-        values = ", ".join(f"{k} {number(v)}" for k, v in self.latest.items())
-        kept = f"the checkpoint of step {self.saved_step:,} is kept in {self.run.dir / 'checkpoint'}"
+        values = ", ".join(f"{k} {number(v)}" for k, v in self._latest.items())
+        kept = f"the checkpoint of step {self._saved_step:,} is kept in {self.dir / 'checkpoint'}"
         last = f"last values: {values or 'none'}"
         return Failed(f"{what} is not finite at step {self.step:,}{lr}; {last}; {kept}: lower the rate or look at the data")
 
-    def indices(self, draw: Draw, steps: int, smallest: int | None) -> Iterator[tuple[int, Tensor]]:
-        self._announce(draw, smallest)
-        for step in self.run.steps(steps):
-            index = draw(step)
-            self.meter.samples += len(index)
-            yield step, index[self.run.share(len(index))]
+    def indices(self, draw: Draw, *, steps: int, smallest: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """(step, the numbers of this process's samples, on the CPU), `steps` updates in all.
 
-    def loaded(self, reader: Reader, draw: Draw, steps: int) -> Iterator[tuple[int, Pieces]]:
-        run, meter, batch_size = self.run, self.meter, self._announce(draw)
-        mine = run.share(batch_size)
+        Args:
+            draw: the numbers of the global batch, a pure function of the step: `shuffled` of common.data.order, `Bucketed.batch`.
+            smallest: the size of the smallest batch, where they differ.
+
+        Raises:
+            BadInput: fewer samples in a batch than processes.
+        """
+        self._announce(draw, smallest)
+        for step in self.steps(steps):
+            index = draw(step)
+            self._samples += len(index)
+            yield step, index[self.share(len(index))]
+
+    def reader(self, sample: Sample) -> Reader:
+        """Worker processes for `loaded` or `examples`: sample(index, generator) -> tensors. Ask for them before training begins."""
+        reader = Reader(sample, pin=self.device.type == "cuda")
+        self._held.callback(reader.close)
+        return reader
+
+    def loaded(self, reader: Reader, draw: Draw, *, steps: int) -> Iterator[tuple[int, Pieces]]:
+        """(step, this process's part of the global batch, on its device), as worker processes read it.
+
+        Raises:
+            BadInput: fewer samples in a batch than processes; what `sample` refuses.
+            Failed: a worker died.
+        """
+        mine = self.share(batch_size := self._announce(draw))
 
         def wanted() -> Iterator[list[tuple[int, int]]]:
             for step in range(self.step, steps):
-                yield [(i, mix(run.seed, "sample", step, at)) for at, i in enumerate(draw(step)[mine].tolist(), mine.start)]
+                yield [(i, mix(self.seed, "sample", step, at)) for at, i in enumerate(draw(step)[mine].tolist(), mine.start)]
 
-        batches, meter.waited = reader.read(wanted()), 0.0
-        for step in run.steps(steps, samples=batch_size):
+        batches, self._waited = self._moved(reader.read(wanted())), 0.0
+        for step in self.steps(steps, samples=batch_size):
             asked = time.monotonic()
             batch = next(batches)
-            meter.waited += time.monotonic() - asked
-            yield step, tuple(t.to(run.device, non_blocking=True) for t in batch)
-        meter.waited = None
+            self._waited += time.monotonic() - asked
+            yield step, batch
+        self._waited = None
+
+    def examples(self, reader: Reader, n: int, batch_size: int, first: int = 0) -> Iterator[Pieces]:
+        """This process's share of the n examples from `first` on that worker processes read, in order, in batches on its device.
+
+        Raises:
+            BadInput: what `sample` refuses.
+            Failed: a worker died.
+        """
+        mine = [(first + i, 0) for i in range(n)[self.share(n)]]
+        return self._moved(reader.read(mine[at : at + batch_size] for at in range(0, len(mine), batch_size)))
+
+    def _moved(self, batches: Iterator[Pieces]) -> Iterator[Pieces]:
+        for batch in batches:
+            yield tuple(t.to(self.device, non_blocking=True) for t in batch)
 
     def _announce(self, draw: Draw, smallest: int | None = None) -> int:
         """Say what the global batch is, and return its size. Raises BadInput: it has fewer samples than there are processes."""
-        run, size = self.run, smallest or len(draw(self.step))
-        if size < run.processes:
-            few = f"a batch of {size} cannot be split among {run.processes} processes"
+        size = smallest or len(draw(self.step))
+        if size < self.processes:
+            few = f"a batch of {size} cannot be split among {self.processes} processes"
             raise BadInput(f"{few}: use fewer processes, or a larger --batch-size")
-        batch, paper = (getattr(config, "batch_size", size) for config in (run.config, run.experiment.config))
+        batch, paper = (getattr(config, "batch_size", size) for config in (self.config, self.experiment.config))
         unit = "" if smallest is None else f" tokens, {smallest} sequences or more"
-        on = f"on {run.processes} process{'es' * (run.processes > 1)}"
-        run.say(f"global batch {batch}{unit} (the paper's: {paper}), {on}")
+        on = f"on {self.processes} process{'es' * (self.processes > 1)}"
+        self.say(f"global batch {batch}{unit} (the paper's: {paper}), {on}")
         return size
 
+    @contextlib.contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The bare model in eval mode without gradients, with the main process's buffers (batch-norm statistics) on all ranks."""
+        self._check_described()
+        module = bare(model)
+        if self.processes > 1:
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        training = module.training
+        module.eval()
+        with torch.no_grad(), self.autocast():
+            yield module
+        module.train(training)
+
+    def _check_described(self) -> None:
+        if not self._data:  # the record needs it, and the run's identity
+            raise ValueError("train() has to call run.describe_data before it trains or evaluates")
+
     def micro_batches(
-        self, batch: Pieces, model: nn.Module, of: int | None, count: Callable[..., Tensor] | None, size: int
+        self, batch: Pieces, model: nn.Module, *, of: int | None = None, count: Callable[..., Tensor] | None = None, width: int = 1
     ) -> Iterator[tuple[Pieces, Any]]:
-        run = self.run
+        """(piece, weight) for every micro-batch of this process's batch, on which `model` learns.
+
+        A loss that is a mean, times the weight, adds up over micro-batches and averages over processes to the mean over the
+        global batch, exactly. Gradients are exchanged after the last piece only.
+
+        Args:
+            of: the samples of the global batch, where the loss is a mean over samples.
+            count: count(*piece) -> how many things the loss is a mean over, where these are not samples (tokens).
+            width: how many tokens a sample has, where --micro-batch counts tokens.
+        """
+        size = max(1, (self.options.micro_batch or width * len(batch[0])) // width)
         pieces = list(zip(*(t.split(size) for t in batch), strict=True))
         if count is None:
-            weights = [len(piece[0]) * run.processes / of for piece in pieces]
+            weights = [len(piece[0]) * self.processes / of for piece in pieces]
         else:
             counts = torch.stack([count(*piece) for piece in pieces]).float()
-            weights = counts * run.processes / run.accelerator.reduce(counts.sum(), "sum")
+            weights = counts * self.processes / self.accelerator.reduce(counts.sum(), "sum")
         for i, (piece, weight) in enumerate(zip(pieces, weights, strict=True)):
-            with run.accelerator.no_sync(model) if i < len(pieces) - 1 else contextlib.nullcontext():
+            with self.accelerator.no_sync(model) if i < len(pieces) - 1 else contextlib.nullcontext():
                 yield piece, weight
 
-    def log(self, values: dict[str, Tensor | float]) -> None:
-        sums = self.meter.sums
+    def log(self, **values: Tensor | float) -> None:
+        """Add to this update's values. A line of metrics.jsonl is their mean over updates and processes since the last line.
+
+        Values of micro-batches add up, so give them weighted. Nothing synchronises with the device before the line is due.
+        """
         for name, value in values.items():
             value = value.detach() if isinstance(value, Tensor) else value
-            sums[name] = sums[name] + value if name in sums else value
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def report(self, values: dict[str, float]) -> None:
-        self.now |= values
-        if not self.under_way:  # no end of an update to wait for
-            self.write(self.now)
-            self.now = {}
+    def report(self, **values: float) -> None:
+        """Values of this moment, the same on all processes: an evaluation, a count."""
+        self._now |= values
+        if not self._under_way:  # no end of an update to wait for
+            self._write(self._now)
+            self._now = {}
 
-    def write(self, values: dict[str, float]) -> None:
-        self.run.track.write({"step": self.step, "time": time.time(), **values})
+    def _write(self, values: dict[str, float]) -> None:
+        self.track.write({"step": self.step, "time": time.time(), **values})

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,31 +29,30 @@ class Options:
     """Go on although code or hyper-parameters differ from the checkpoint's; the record says so."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"--seed must not be negative, got {self.seed}")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"--micro-batch must be at least 1, got {self.micro_batch}")
+        _within(self, ("seed",), lambda value: value >= 0, "not be negative")
+        if self.micro_batch is not None:
+            at_least_one(self, "micro_batch")
+
+
+def _within(config: Any, names: Sequence[str], allowed: Callable[[float], bool], must: str) -> None:
+    for name in names:
+        if not allowed(value := getattr(config, name)):
+            raise ValueError(f"--{name.replace('_', '-')} must {must}, got {value}")
 
 
 def positive(config: Any, *names: str) -> None:
     """For the __post_init__ of a config. Raises ValueError: one of these hyper-parameters is not a positive, finite number."""
-    for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {getattr(config, name)}")
+    _within(config, names, lambda value: 0 < value < math.inf, "be positive")
 
 
 def at_least_one(config: Any, *names: str) -> None:
     """For the __post_init__ of a config. Raises ValueError: one of these counts is below 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
+    _within(config, names, lambda value: value >= 1, "be at least 1")
 
 
 def fraction(config: Any, *names: str) -> None:
     """For the __post_init__ of a config. Raises ValueError: one of these shares is negative, or not below 1."""
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(config, name)}")
+    _within(config, names, lambda value: 0 <= value < 1, "be in [0, 1)")
 
 
 def config_dict(config: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -80,12 +81,9 @@ def git(*arguments: str) -> bytes | None:
 
 def commit() -> str | None:
     """The commit checked out here, else $COMMIT, else None. A copy of the project inside another repository has no commit."""
-    top = git("rev-parse", "--show-toplevel")
-    if top is not None and Path(top.decode().strip()).resolve() == ROOT:
-        head = git("rev-parse", "HEAD")
-        if head is not None:
-            return head.decode().strip()
-    return os.environ.get("COMMIT") or None
+    top, head = git("rev-parse", "--show-toplevel") or b"", git("rev-parse", "HEAD")
+    ours = head and Path(top.decode().strip()).resolve() == ROOT
+    return head.decode().strip() if ours else os.environ.get("COMMIT") or None
 
 
 def machine(processes: int, precision: str) -> dict[str, Any]:
@@ -114,10 +112,11 @@ def hardware(processes: int) -> str:
 
     if torch.cuda.is_available():
         return f"{processes}x {torch.cuda.get_device_name()}"
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: *(.*?)\s*$", info.read_text() if info.exists() else "", re.MULTILINE)
+    return f"{named[1] if named else platform.machine()}, {cores()} cores"
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

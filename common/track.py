@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Track:
     """metrics.jsonl, W&B and the live line of one run, from `begin` on; nothing at all on other processes than the main one."""
 
     def __init__(self, main: bool) -> None:
-        self.main, self.progress, self.open = main, Progress(main), False
+        self.main, self.open, self.bar, self.printed = main, False, None, -math.inf
 
     def begin(
         self, directory: Path, step: int, wandb_id: str, identity: Row, config: dict[str, Any], claims: Sequence[Claim]
@@ -36,10 +36,16 @@ class Track:
             paper, experiment, seed = identity.values()
             about = {"id": wandb_id, "group": paper, "job_type": experiment, "name": f"{paper}/{experiment}/seed{seed}"}
             about["config"] = {**config, "seed": seed}
-            self.wandb, self.open = WandB(directory, about, list(claims), self.metrics.rows, self.say), True
+            self.wandb, self.open = WandB(directory, about, claims, self.metrics.rows, self.say), True
 
-    def say(self, text: str) -> None:
-        self.progress.say(text)
+    def __enter__(self) -> "Track":
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        self.end_line()
+        if self.open:
+            self.wandb.finish(None, exit_code=0 if kind is None else 1)
+            self.metrics.file.close()
 
     def write(self, row: Row) -> None:
         if self.main:
@@ -50,14 +56,34 @@ class Track:
         if self.main:
             self.wandb.finish(record)
 
-    def __enter__(self) -> "Track":
-        return self
+    def say(self, text: str) -> None:
+        """A line of its own, above the live line."""
+        if self.bar is not None:
+            self.bar.clear()
+        if self.main:
+            print(text, flush=True)
 
-    def __exit__(self, kind: type | None, *_: Any) -> None:
-        self.progress.close()
-        if self.open:
-            self.wandb.finish(None, exit_code=0 if kind is None else 1)
-            self.metrics.file.close()
+    def show(self, step: int, total: int, values: Row, seconds_per_step: float, last: bool) -> None:
+        """One live line on a terminal, a plain line now and then elsewhere."""
+        text = "  ".join(f"{k} {number(v)}" for k, v in values.items())
+        if self.main and sys.stderr.isatty():
+            if self.bar is None:
+                from tqdm import tqdm
+
+                layout = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}  {elapsed}, ETA {remaining}"
+                self.bar = tqdm(total=total, initial=step, bar_format=layout, dynamic_ncols=True, mininterval=0)
+            self.bar.n, self.bar.total = step, total
+            self.bar.set_postfix_str(text)
+            if last:
+                self.end_line()
+        elif last or time.monotonic() - self.printed >= PLAIN:
+            self.printed = time.monotonic()
+            self.say(f"step {step:,}/{total:,}  {text}  ETA {timedelta(seconds=round((total - step) * seconds_per_step))}")
+
+    def end_line(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
 
 class WandB:
@@ -66,7 +92,9 @@ class WandB:
     Each claim's value is drawn as a flat line, `claims/<metric>/paper`, beside the metric's curve.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, Any], claims: list[Claim], rows: list[Row], say=print) -> None:
+    def __init__(
+        self, directory: Path, settings: dict[str, Any], claims: Sequence[Claim], rows: list[Row], say: Callable[[str], None]
+    ) -> None:
         """settings: id, group, job_type, name, config. rows: what metrics.jsonl holds already."""
         self.run, self.say, self.claims = None, say, claims
         self.known = -1  # the last step that the server has
@@ -75,14 +103,14 @@ class WandB:
         if mode == "disabled":
             return
         if importlib.util.find_spec("wandb") is None:
-            say("wandb is not installed: metrics go to metrics.jsonl alone")
-            return
+            return say("wandb is not installed: metrics go to metrics.jsonl alone")
         if not mode:
             os.environ.pop("WANDB_MODE", None)  # wandb refuses the empty string
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # without a network its reports hold up the exit by 20 s
         import wandb
 
-        before = self.directories(directory, settings["id"])
+        earlier = lambda: {path.resolve() for path in directory.glob(f"wandb/*run-*-{settings['id']}*")}  # one for each start
+        before = earlier()
         if mode not in ("offline", "dryrun"):
             try:
                 wandb.setup(wandb.Settings(silent=True))
@@ -90,9 +118,7 @@ class WandB:
                     self.start("online", directory, settings)
                     say(f"W&B shows this run at {self.run.url}")
             except Exception as error:  # wandb raises types of its own, of requests and of its service
-                self.run = None
-                say(f"W&B cannot be reached ({reason(error)})")
-                teardown()
+                self.give_up(f"W&B cannot be reached ({reason(error)})")
         with self.harmless():
             if self.run is None:
                 self.start("offline", directory, settings)
@@ -105,7 +131,7 @@ class WandB:
                 self.log(row)
             # What an attempt to go online left, and older offline runs, replayed now: wandb loses rows that it had not
             # flushed when it was killed, metrics.jsonl does not.
-            for path in self.directories(directory, settings["id"]) - {self.files}:
+            for path in earlier() - {self.files}:
                 if path not in before or path.name.startswith("offline-"):
                     shutil.rmtree(path, ignore_errors=True)
 
@@ -120,10 +146,14 @@ class WandB:
         )
         self.files = Path(self.run.dir).resolve().parent
 
-    @staticmethod
-    def directories(directory: Path, run_id: str) -> set[Path]:
-        """wandb's directories of this run, one for each time that it was started."""
-        return {path.resolve() for path in directory.glob(f"wandb/*run-*-{run_id}*")}
+    def give_up(self, why: str) -> None:
+        """End wandb's service, so that nothing of a failed run is left to wait for at exit."""
+        import wandb
+
+        self.run = None
+        self.say(why)
+        with contextlib.suppress(Exception):
+            wandb.teardown()
 
     @contextlib.contextmanager
     def harmless(self) -> Iterator[None]:
@@ -132,9 +162,7 @@ class WandB:
             yield
         except Exception as error:
             sync = "" if self.run is None else f"; to upload what W&B has missed: wandb sync {self.files}"
-            self.say(f"W&B stopped ({reason(error)}): metrics go to metrics.jsonl all the same{sync}")
-            self.run = None
-            teardown()
+            self.give_up(f"W&B stopped ({reason(error)}): metrics go to metrics.jsonl all the same{sync}")
 
     def log(self, row: Row) -> None:
         if self.run is not None and row["step"] > self.known:
@@ -153,65 +181,14 @@ class WandB:
         if self.run is None:
             return
         with self.harmless():
-            if record is not None:
-                for name, value in record["metrics"].items():
-                    self.run.summary[name] = value
-                for claim in self.claims:
-                    if math.isfinite(ours := measured(claim, record)):
-                        self.run.summary[f"claims/{claim.metric}/paper"] = claim.value
-                        self.run.summary[f"claims/{claim.metric}/ours"] = ours
-                        self.run.summary[f"claims/{claim.metric}/difference"] = ours - claim.value
+            self.run.summary.update(record["metrics"] if record else {})
+            for claim in self.claims if record else ():
+                if math.isfinite(ours := measured(claim, record)):
+                    about = {"paper": claim.value, "ours": ours, "difference": ours - claim.value}
+                    self.run.summary.update({f"claims/{claim.metric}/{name}": value for name, value in about.items()})
             self.run.finish(exit_code=exit_code)
         self.run = None
 
 
 def reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def teardown() -> None:
-    """End wandb's service, so that nothing of a failed run is left to wait for at exit."""
-    import wandb
-
-    with contextlib.suppress(Exception):
-        wandb.teardown()
-
-
-class Progress:
-    """One live line on a terminal, a plain line now and then elsewhere; only the main process has one."""
-
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
-        self.bar = None
-        self.printed = float("-inf")
-
-    def say(self, text: str) -> None:
-        """A line of its own, above the live line."""
-        if self.enabled:
-            if self.bar is not None:
-                self.bar.clear()
-            print(text, flush=True)
-
-    def show(self, step: int, total: int, values: Row, seconds_per_step: float, last: bool) -> None:
-        if not self.enabled:
-            return
-        text = "  ".join(f"{k} {number(v)}" for k, v in values.items())
-        if sys.stderr.isatty():
-            if self.bar is None:
-                from tqdm import tqdm
-
-                layout = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}  {elapsed}, ETA {remaining}"
-                self.bar = tqdm(total=total, initial=step, bar_format=layout, dynamic_ncols=True, mininterval=0)
-            self.bar.n, self.bar.total = step, total
-            self.bar.set_postfix_str(text)
-            if last:
-                self.close()
-        elif last or time.monotonic() - self.printed >= PLAIN:
-            self.printed = time.monotonic()
-            eta = timedelta(seconds=round((total - step) * seconds_per_step))
-            print(f"step {step:,}/{total:,}  {text}  ETA {eta}", flush=True)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None

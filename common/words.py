@@ -11,9 +11,7 @@ def number(value: float | None) -> str:
     """Four significant digits, or all digits of what is large: 0.01234, 8.61, 31,390. A dash for what was not measured."""
     if value is None or not math.isfinite(value):
         return "–"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def unit(claim: Claim) -> str:
@@ -41,11 +39,8 @@ def spread(values: Sequence[float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 99.5 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if seconds < 99.5 else f"{minutes:.0f} min" if minutes < 99.5 else f"{minutes / 60:.1f} h"
 
 
 def paper_value(claim: Claim) -> str:
@@ -67,6 +62,5 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def tolerance(claim: Claim) -> str:
     if claim.either_way:
         return f"{number(claim.value)} ± {number(claim.tolerance)}"
-    bound = "≤" if claim.lower_is_better else "≥"
-    edge = claim.value + claim.tolerance if claim.lower_is_better else claim.value - claim.tolerance
-    return f"{bound} {number(edge)}"
+    lower = claim.lower_is_better
+    return f"{'≤' if lower else '≥'} {number(claim.value + (claim.tolerance if lower else -claim.tolerance))}"

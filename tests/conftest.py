@@ -33,14 +33,17 @@ def double():
 
 # What the standing tests of a paper cost: with fourteen papers they still have to end within ten minutes on two cores.
 
-LIMIT = 20.0  # seconds of CPU
+LIMIT, SMOKE = 20.0, 2.0  # seconds of CPU for all of a paper's, and for its smoke run on an idle core
 USED: Counter[str] = Counter()
+SMOKES: dict[str, float] = {}
 
 
 def pytest_runtest_logreport(report):
     for name, (paper, seconds) in report.user_properties:
         if name == "cpu" and report.when == "teardown":
             USED[paper] += seconds
+        elif name == "smoke":
+            SMOKES[paper] = seconds
 
 
 def pytest_sessionfinish(session):
@@ -49,6 +52,7 @@ def pytest_sessionfinish(session):
 
 
 def pytest_terminal_summary(terminalreporter):
-    if USED:
-        costs = ", ".join(f"{paper} {seconds:.1f}" for paper, seconds in USED.most_common())
-        terminalreporter.write_line(f"standing tests, seconds of CPU (at most {LIMIT:.0f}): {costs}")
+    for what, limit, seconds in (("standing tests", LIMIT, USED), ("smoke runs", SMOKE, SMOKES)):
+        if seconds:
+            costs = ", ".join(f"{paper} {used:.1f}" for paper, used in sorted(seconds.items()) if used >= 0.1)
+            terminalreporter.write_line(f"{what}, seconds of CPU (at most {limit:.0f} on an idle core): {costs}")

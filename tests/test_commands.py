@@ -17,7 +17,7 @@ from common.provenance import ROOT
 from common.words import label, paper_value, said
 from tests.start import record, until
 from tools import launch, tables
-from tools.launch import Launch, run_all
+from tools.launch import run_all
 from tools.repository import experiments, papers
 
 MAKE = shutil.which("make")
@@ -47,6 +47,7 @@ def make(*arguments, **options):
 # Make.
 
 
+@pytest.mark.slow
 def test_smoke_starts_over_each_time(tmp_path):
     result = tmp_path / "lstm/smoke/seed0/result.json"
     for _ in range(2):
@@ -58,6 +59,7 @@ def test_smoke_starts_over_each_time(tmp_path):
         result.write_text("{}")  # as nothing that a run would print
 
 
+@pytest.mark.slow
 def test_list():
     code, (head, rule, *rows) = make("list")
     assert code == 0
@@ -118,6 +120,7 @@ def test_refused_in_one_line(arguments, reason, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_seeds_one_after_the_other_with_arguments(tmp_path):
     out = tmp_path / "two words"
     given = f'ARGS={SHORT} --lr 0.3 --data-dir "{tmp_path}/more words"'
@@ -130,6 +133,7 @@ def test_seeds_one_after_the_other_with_arguments(tmp_path):
         assert (config["lr"], config["trials"]) == (0.3, 1)
 
 
+@pytest.mark.slow
 def test_unknown_argument(tmp_path):
     code, lines = make("reproduce-lstm", f"OUT={tmp_path}", "ARGS=--nope 1")
     assert code == 2
@@ -158,7 +162,7 @@ def test_unknown_argument(tmp_path):
 )
 def test_torchrun_where_there_are_several_processes(options, processes, group):
     start = [sys.executable, *(["-m", "torch.distributed.run"] if group else []), *group]
-    assert launch.python(Launch("resnet", **options), processes) == start
+    assert launch.python(processes, **options) == start
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,7 @@ def test_torchrun_where_there_are_several_processes(options, processes, group):
         ("accelerate.commands.launch --cpu --num_processes 1", 1),
     ],
 )
+@pytest.mark.slow
 def test_other_launchers(launcher, processes, tmp_path):
     command = [sys.executable, "-m", *launcher.split(), "-m", "tests.toy.train", "smoke", "--out", tmp_path / "out"]
     code, lines = run(*command, HF_HOME=str(tmp_path))
@@ -320,6 +325,7 @@ def test_setup_is_done_when_needed_and_only_then(fresh, tmp_path):
         assert note.read_text().count("install") == expected
 
 
+@pytest.mark.slow
 def test_setup_builds_a_venv(fresh):
     code, lines = run(MAKE, "setup", f"BASE_PYTHON={sys.executable}", cwd=fresh)
     assert code == 0 and (fresh / ".venv/stamp").exists(), lines

@@ -45,7 +45,8 @@ OPTIONS = [  # with tensors of their own
 ]
 
 
-RUNS = [(paper, name, *LESS.get((paper, name), ())) for paper, name in SMOKE] + OPTIONS
+RUNS = [(paper, name, *LESS.get((paper, name), ())) for paper, name in SMOKE]
+RUNS += [pytest.param(run, marks=pytest.mark.slow) for run in OPTIONS]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: " ".join(map(str, run)))

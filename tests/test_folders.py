@@ -10,7 +10,7 @@ from PIL import Image
 from common.data import folders
 from common.data.images import CENTRE, views
 from common.data.workers import Reader
-from tests.test_mnist import refused
+from tests.serving import refused
 
 
 def write(path, number, mode="RGB"):
@@ -89,7 +89,7 @@ def test_an_image_that_cannot_be_decoded_is_named(content, classes):
 def test_an_image_that_has_gone_is_named(classes):
     folder = folders.load(classes, "Faces")
     (classes / "b/1.png").unlink()
-    assert refused(folder.image, 2).startswith(f"Faces: {classes}/b/1.png cannot be read: No such file")
+    assert refused(folder.image, 2).startswith(f"Faces: cannot read {classes}/b/1.png (No such file")
 
 
 def test_folders_that_cannot_be_used(classes, tmp_path):

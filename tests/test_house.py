@@ -12,13 +12,13 @@ PAPERS = sorted(path.parent for path in ROOT.glob("papers/*/train.py"))
 COMMON, TOOLS = sorted(ROOT.glob("common/**/*.py")), sorted(ROOT.glob("tools/*.py"))
 FLOORS = [  # of common: an import goes down
     {"errors"}, {"signals", "files", "claims", "options", "provenance", "figures", "help"},
-    {"words", "data", "directory", "weights", "bleu"}, {"processes", "track"}, {"loop"}, {"run"}, {"command"}, {"benchmark"},
+    {"words", "data", "directory", "weights", "bleu"}, {"track"}, {"processes"}, {"loop"}, {"run"}, {"command"}, {"benchmark"},
 ]  # fmt: skip
 
 # Today's offenders, with what will mend them; the lists may only shrink.
 WIDE = {  # files beyond the limit, and theirs
 }  # fmt: skip
-OURS = "accelerator|finish|identity|interrupt|loop|objects|script|track"  # of a run, not the papers'
+OURS = "accelerator|finish|identity|interrupt|objects|script|track"  # of a run, not the papers'
 
 
 def name(path: Path) -> str:
@@ -110,5 +110,6 @@ def test_papers_touch_what_is_theirs():
 
 
 def test_run_is_small():
-    names = [name for name, member in vars(Run).items() if not name.startswith("_") and callable(getattr(member, "fget", member))]
+    members = {name: member for part in Run.__mro__[:3] for name, member in vars(part).items()}
+    names = [name for name, member in members.items() if not name.startswith("_") and callable(getattr(member, "fget", member))]
     assert len(names) <= 26, names

@@ -9,7 +9,7 @@ import pytest
 
 from common.data.kept import kept
 from common.errors import BadInput
-from tests.test_mnist import refused
+from tests.serving import refused
 
 FACTS = {"size": 300, "sha256": "abc", "sides": ("en", "de")}
 
@@ -36,7 +36,7 @@ def test_it_is_made_once_for_the_same_facts(tmp_path):
 
 
 def slowly(folder):
-    with (folder.parent / "log").open("a") as log:
+    with (folder.parents[1] / "log").open("a") as log:
         log.write("begun\n")
     time.sleep(0.5)
     make(folder)
@@ -71,7 +71,7 @@ def test_what_is_not_finished_is_not_there(error, tmp_path):
 
 def test_what_a_killed_run_left_is_no_obstacle(tmp_path):
     folder = kept([tmp_path], "text", FACTS, make)
-    folder.rename(unfinished := folder.with_name(f".{folder.name}"))
+    folder.rename(unfinished := folder.with_name(f".{folder.name}-part-1"))
     (unfinished / "half").write_text("ha")
     assert kept([tmp_path], "text", FACTS, lambda folder: make(folder, "again")) == folder
     assert {path.name for path in folder.iterdir()} == {"tokens.bin", "vocabulary.json", "manifest.json"}

@@ -14,7 +14,7 @@ from tests.start import here
 from tests.test_claims import repository, write_run  # noqa: F401
 from tests.toy.train import EXPERIMENTS
 from tools import publish, replay, tables
-from tools.replay import BOUNDS, Bound, Replay, beginnings, mark
+from tools.replay import BOUNDS, Bound, Replay, beginnings, mark_stale
 from tools.repository import papers, records
 
 RECORD = {
@@ -117,6 +117,7 @@ def test_the_quickest_curve_of_each_paper(paper):
 
 
 @pytest.mark.parametrize("changed", [(), ("--lr", "0.505")], ids=["rounding", "recipe"])
+@pytest.mark.slow
 def test_the_records_own_commit_decides(changed):
     """A curve that this machine's rounding parts holds where the record's commit parts from it as well, and only there."""
     [one] = beginnings("lstm", "temporal-order-6a", (0,), 1)
@@ -128,6 +129,7 @@ def test_the_records_own_commit_decides(changed):
         assert done.result.startswith("same as its commit here; rounding has parted at step 100: train_error ")
 
 
+@pytest.mark.slow
 def test_left_undecided_where_its_commit_is_too_slow(monkeypatch):
     monkeypatch.setattr(replay, "of_its_commit", lambda *_: None)
     [one] = beginnings("lstm", "temporal-order-6a", (0,), 1)
@@ -139,6 +141,7 @@ MUTATIONS = {"nothing": [], "rate": ["--lr", 0.505], "initial weights": ["--init
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
+@pytest.mark.slow
 def test_a_recipe_changed_by_little_parts(mutation, tmp_path):
     """One per cent of the learning rate, or of the initial weights, or another seed: found in the first lines of experiment 6a."""
     [one] = beginnings("lstm", "temporal-order-6a", (0,), 3)
@@ -154,6 +157,7 @@ def test_a_recipe_changed_by_little_parts(mutation, tmp_path):
     [("gpt", "tinyshakespeare", ("--weight-decay", "0")), ("lenet", "mnist-distorted", ("--distortion", "0"))],
     ids=["weight decay", "augmentation"],
 )
+@pytest.mark.slow
 def test_what_is_left_out_parts(paper, experiment, flags, monkeypatch):
     needs_data(paper)
     [one] = beginnings(paper, experiment, (0,), 3)
@@ -168,18 +172,18 @@ def test_a_parted_record_is_marked_and_a_new_one_is_not(repository, tmp_path, mo
     publish.publish("toy", tmp_path / "runs")
     [record] = records("toy")
     one = Replay(record, curve(2.0), result="parted at step 10: loss 2 -> 3")
-    mark([one])
+    mark_stale([one])
     [marked] = records("toy")
     assert marked.pop("stale").startswith("parted at step 10: loss 2 -> 3, at commit ") and marked == record
     tables.write()
     page = (repository / "papers/toy/README.md").read_text()
     assert "| 22 | stale |" in page and "1 stale" in (repository / "README.md").read_text()
 
-    mark([dataclasses.replace(one, result="not replayed: no time")])
+    mark_stale([dataclasses.replace(one, result="not replayed: no time")])
     assert "stale" in records("toy")[0], "what was not looked at stays as it was"
-    mark([dataclasses.replace(one, result="same")])
+    mark_stale([dataclasses.replace(one, result="same")])
     assert records("toy") == [record], "a change that is taken back takes the mark back"
-    mark([one])
+    mark_stale([one])
     publish.publish("toy", tmp_path / "runs")
     assert records("toy") == [record], "a new run has no mark"
 
@@ -197,6 +201,7 @@ def test_a_changed_configuration_is_parted_at_once(repository, tmp_path, monkeyp
     assert one.parted and "configuration is no longer" in one.result
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     """One record, from its own process: the table, the last line, the exit codes."""
     command = [sys.executable, "-m", "tools.replay", "--paper", "lstm", "--lines", "1"]

@@ -114,6 +114,7 @@ def test_offline(tmp_path, argv, directory, environment):
     assert "figures/curve" in {key.partition(".")[0] for key in summary}
 
 
+@pytest.mark.slow
 def test_killed_offline(tmp_path, argv, directory, environment):
     """A run killed and resumed is one offline run with every row once; started over it is another one."""
     again = functools.partial(Started, tmp_path / "log", "tests.toy.train", *argv, **environment | {"WANDB_MODE": "offline"})
@@ -138,6 +139,7 @@ def test_killed_offline(tmp_path, argv, directory, environment):
     assert directories(directory) == [f"offline-run-{wandb_id(directory)}"]
 
 
+@pytest.mark.slow
 def test_no_credentials(tmp_path, argv, directory, environment):
     """Without credentials a run asks for nothing and says how to upload it later."""
     run = Started(tmp_path / "log", "tests.toy.train", *argv, **environment)
@@ -213,6 +215,7 @@ def serving(**how):
 
 
 @pytest.mark.parametrize("network", ["nobody there", "silent", "unauthorized"])
+@pytest.mark.slow
 def test_no_network(network, tmp_path, argv, directory, environment):
     """Where W&B cannot be reached a run goes on offline soon, to a good end, and says so. The time-out here is 3 s, not 15."""
     with contextlib.ExitStack() as stack:
@@ -231,6 +234,7 @@ def test_no_network(network, tmp_path, argv, directory, environment):
     assert stored(directory)[1] == logged(directory)
 
 
+@pytest.mark.slow
 def test_online(tmp_path, argv, directory, environment):
     """A run whose server is ahead of its checkpoint sends only new rows. When the network goes away it does not wait for ever."""
     assert here("tests.toy.train", *argv)[0] == 0
@@ -267,6 +271,7 @@ def test_online(tmp_path, argv, directory, environment):
     assert stored(directory)[1] == logged(directory)
 
 
+@pytest.mark.slow
 def test_service_killed(tmp_path, argv, directory, environment):
     """A run outlives wandb's own process."""
     run = Started(tmp_path / "log", "tests.impatient", *argv, "--steps", "400", **environment | {"WANDB_MODE": "offline"})

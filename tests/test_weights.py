@@ -11,7 +11,7 @@ from torch import nn
 
 from common import weights
 from common.errors import BadInput
-from tests.test_mnist import refused
+from tests.serving import refused
 
 STATE = {f"layer.{i}.weight": torch.arange(6.0).view(2, 3) + i for i in range(4)}
 

@@ -1,43 +1,25 @@
 """`make reproduce-<paper>`: as many processes as there are GPUs, one seed after the other, on one machine or several."""
 
-import dataclasses
 import os
 import shlex
 import signal
 import subprocess
 import sys
 
+from common.errors import BadInput
 from common.provenance import ROOT
-from tools.repository import experiments, papers
+from tools.repository import experiments, known, refuse, told
 
 
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """What the variables of make say."""
-
-    paper: str
-    experiment: str = ""
-    """Default: the paper's headline, the first of its experiments."""
-    seeds: str = "0"
-    gpus: str = ""
-    """Processes on this machine; default: the GPUs that there are, one process without any. 0: one process without a GPU."""
-    nodes: int = 1
-    node_rank: int = 0
-    master: str = ""
-    """host[:port] of the first machine."""
-    args: str = ""
-    """Everything else for train.py."""
-
-
-def python(launch: Launch, processes: int) -> list[str]:
+def python(processes: int, nodes: int = 1, node_rank: int = 0, master: str = "") -> list[str]:
     """The interpreter, under torchrun where there is more than one process."""
-    if processes == launch.nodes == 1:
+    if processes == nodes == 1:
         return [sys.executable]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--nnodes={launch.nodes}"]
-    if launch.nodes == 1:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--nnodes={nodes}"]
+    if nodes == 1:
         return [*torchrun, "--standalone"]
-    host, _, port = launch.master.partition(":")
-    return [*torchrun, f"--node-rank={launch.node_rank}", f"--master-addr={host}", f"--master-port={port or 29500}"]
+    host, _, port = master.partition(":")
+    return [*torchrun, f"--node-rank={node_rank}", f"--master-addr={host}", f"--master-port={port or 29500}"]
 
 
 def run_all(jobs: list[list[str]]) -> int:
@@ -66,55 +48,54 @@ def run_all(jobs: list[list[str]]) -> int:
     return 0
 
 
-def main(launch: Launch) -> int:
-    """Returns the exit code: of the first run that did not end well, or that of a signal."""
-    if launch.paper not in papers():
-        return refuse(f"no paper '{launch.paper}': there are {', '.join(papers())}")
-    if launch.gpus and not launch.gpus.isdecimal():
-        return refuse(f"GPUS={launch.gpus} is not a number")
-    if not (seeds := launch.seeds.split()) or not all(map(str.isdecimal, seeds)):
-        return refuse(f'SEEDS="{launch.seeds}" is not a list of numbers, as SEEDS="0 1 2" is')
-    if launch.nodes > 1 and not launch.master:
-        return refuse("NODES needs MASTER=host[:port], the address of the first machine, and NODE_RANK")
-    if not 0 <= launch.node_rank < launch.nodes:
-        return refuse(f"NODE_RANK={launch.node_rank} is not below NODES={launch.nodes}; the first machine is 0")
-    try:
-        args = shlex.split(launch.args)
-    except ValueError as error:
-        return refuse(f"ARGS cannot be read ({error}): {launch.args}")
+def main(
+    paper: str, experiment: str = "", seeds: str = "0", gpus: str = "",
+    nodes: int = 1, node_rank: int = 0, master: str = "", args: str = "",
+) -> int:  # fmt: skip
+    """What the variables of make say. The exit code: of the first run that did not end well, or that of a signal.
 
-    if launch.gpus and int(launch.gpus) == 0:
+    Args:
+        experiment: by default the paper's headline, the first of its experiments.
+        gpus: processes on this machine; by default the GPUs that there are, one process without any. 0: one process without a GPU.
+        master: host[:port] of the first machine.
+        args: everything else for train.py.
+
+    Raises:
+        BadInput: they say what cannot be.
+    """
+    known(paper)
+    refuse(gpus and not gpus.isdecimal(), f"GPUS={gpus} is not a number")
+    numbers = seeds.split() and all(map(str.isdecimal, seeds.split()))
+    refuse(not numbers, f'SEEDS="{seeds}" is not a list of numbers, as SEEDS="0 1 2" is')
+    refuse(nodes > 1 and not master, "NODES needs MASTER=host[:port], the address of the first machine, and NODE_RANK")
+    refuse(not 0 <= node_rank < nodes, f"NODE_RANK={node_rank} is not below NODES={nodes}; the first machine is 0")
+    try:
+        more = shlex.split(args)
+    except ValueError as error:
+        raise BadInput(f"ARGS cannot be read ({error}): {args}") from error
+
+    if gpus and int(gpus) == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch  # late, as train.py's import of it: the lines above answer at once
 
-    table = experiments(launch.paper)
-    name = launch.experiment or next(iter(table))
-    if name not in table:
-        return refuse(f"{launch.paper} has no experiment '{name}': there are {', '.join(table)}")
-    if table[name].kind == "weights":
-        weights = name.removeprefix("weights-")
-        return refuse(f"{name} is evaluated, not trained: make evaluate-{launch.paper} ARGS={weights}")
-    there = torch.cuda.device_count()
-    processes = max(1, int(launch.gpus or there))
-    if there and processes > there:
-        return refuse(f"GPUS={processes}, and there are {there} here")
+    table, there = experiments(paper), torch.cuda.device_count()
+    name, processes = experiment or next(iter(table)), max(1, int(gpus or there))
+    refuse(name not in table, f"{paper} has no experiment '{name}': there are {', '.join(table)}")
+    evaluated = f"make evaluate-{paper} ARGS={name.removeprefix('weights-')}"
+    refuse(table[name].kind == "weights", f"{name} is evaluated, not trained: {evaluated}")
+    refuse(there and processes > there, f"GPUS={processes}, and there are {there} here")
     if table[name].per_sample:
-        if launch.nodes > 1:
-            return refuse(f"{launch.paper} updates after every sample and cannot be split among {launch.nodes} machines")
+        refuse(nodes > 1, f"{paper} updates after every sample and cannot be split among {nodes} machines")
         processes = 1
 
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds from a signal to torchrun's SIGKILL, else 30
-    script = ["-m", f"papers.{launch.paper}.train", name]
-    return run_all([[*python(launch, processes), *script, "--seed", seed, *args] for seed in seeds])
-
-
-def refuse(reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
-    return 2
+    start = python(processes, nodes, node_rank, master)
+    script = ["-m", f"papers.{paper}.train", name]
+    return run_all([[*start, *script, "--seed", seed, *more] for seed in seeds.split()])
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from Ctrl-C before there is a run
     import tyro
 
-    sys.exit(main(tyro.cli(Launch)))
+    sys.exit(told(tyro.cli, main))

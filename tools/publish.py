@@ -13,12 +13,11 @@ from pathlib import Path
 
 from common import provenance
 from common.claims import Experiment, Record
-from common.errors import BadInput
 from common.files import CLOCK, Row, read_rows, write_atomic
 from common.options import differences
 from common.provenance import ROOT
 from tools import tables
-from tools.repository import experiments, papers, pictures, records
+from tools.repository import experiments, known, pictures, records, refuse, told
 
 CURVE = 200  # rows of a published curve
 BEGINNING = 10  # of these the first, without a gap, for replay
@@ -39,14 +38,13 @@ def refusal(record: Record, experiment: Experiment | None, figures: Path) -> str
         return f"its recipe changed on the way ({'; '.join(change['what'] for change in record['changes'])})"
     if missing := [name for name in experiment.figures if not (figures / f"{name}.png").exists()]:
         return f"it has no picture {', '.join(missing)}, which the experiment names"
-    if not record["commit"]:
+    if not (commit := record["commit"]):
         return "it names no commit; run it in a git checkout, or with $COMMIT set"
-    files = record.get("files") or provenance.files_before(record["commit"], record["paper"])
-    at_commit = provenance.code_hash_at(record["commit"], tuple(files))
+    at_commit = provenance.code_hash_at(commit, tuple(record.get("files") or provenance.files_before(commit, record["paper"])))
     if at_commit is None:
-        return f"its commit {record['commit'][:10]} is not in this repository"
+        return f"its commit {commit[:10]} is not in this repository"
     if at_commit != record["code"]:
-        return f"it was not made by the code of its commit {record['commit'][:10]}; run it from a clean checkout"
+        return f"it was not made by the code of its commit {commit[:10]}; run it from a clean checkout"
     return None
 
 
@@ -77,9 +75,7 @@ def draw(paper: str, kept: list[Record]) -> None:
     """The pictures that train.py draws from several records."""
     for name, (wanted, function) in pictures(paper).items():
         if mine := [record for record in kept if record["experiment"] in wanted]:
-            path = ROOT / "papers" / paper / "figures" / f"{name}.png"
-            path.parent.mkdir(exist_ok=True)
-            about = {"Title": name, "Description": made_from(mine)}
+            path, about = ROOT / "papers" / paper / "figures" / f"{name}.png", {"Title": name, "Description": made_from(mine)}
             function(mine).savefig(path, dpi=150, bbox_inches="tight", metadata=about)
 
 
@@ -89,14 +85,14 @@ def publish(paper: str, out: Path) -> int:
     Raises:
         BadInput: there is nothing to publish, or an older record is no longer one of its experiment.
     """
-    if paper not in papers():
-        raise BadInput(f"no paper '{paper}': there are {', '.join(papers())}")
+    known(paper)
     found = sorted((out / paper).glob("*/seed*/result.json"), key=lambda path: (path.parts[-3], len(path.parts[-2]), path))
     results = {path: json.loads(path.read_text()) for path in found}
     results = {path: record for path, record in results.items() if record["kind"] != "smoke"}
-    if not results:
-        raise BadInput(f"no finished run of {paper} in {out / paper}: make reproduce-{paper} makes one")
+    refuse(not results, f"no finished run of {paper} in {out / paper}: make reproduce-{paper} makes one")
     folder, table, refused = ROOT / "papers" / paper, experiments(paper), 0
+    for part in ("curves", "figures"):
+        (folder / part).mkdir(exist_ok=True)
     published = {(record["experiment"], record["seed"]): record for record in records(paper)}
     for path, record in results.items():
         name, seed = key = record["experiment"], record["seed"]
@@ -107,17 +103,13 @@ def publish(paper: str, out: Path) -> int:
         state = "added" if key not in published else "unchanged" if published[key] == record else "replaced"
         print(f"{state:9} {name} seed {seed}")
         published[key] = record
-        (folder / "curves").mkdir(exist_ok=True)
         curve = "".join(json.dumps(row) + "\n" for row in thinned(read_rows(path.parent / "metrics.jsonl")))
         write_atomic(folder / "curves" / f"{name}-seed{seed}.jsonl", curve.encode())
         if seed == min(s for n, s in published if n == name):
-            (folder / "figures").mkdir(exist_ok=True)
             for figure in table[name].figures:
                 shutil.copyfile(path.parent / "figures" / f"{figure}.png", folder / "figures" / f"{name}-{figure}.png")
-    order = list(table)
-    kept = sorted(
-        published.values(), key=lambda r: (order.index(r["experiment"]) if r["experiment"] in order else len(order), r["seed"])
-    )
+    order = {name: i for i, name in enumerate(table)}
+    kept = sorted(published.values(), key=lambda record: (order.get(record["experiment"], len(order)), record["seed"]))
     write_atomic(folder / "results.json", text(kept).encode())
     draw(paper, kept)
     tables.write()
@@ -125,11 +117,7 @@ def publish(paper: str, out: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    try:
-        return 2 if publish(arguments[0], Path(arguments[1] if len(arguments) > 1 else "runs")) else 0
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return told(lambda: 2 if publish(arguments[0], Path(arguments[1] if len(arguments) > 1 else "runs")) else 0)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,11 @@ from pathlib import Path
 
 from common import provenance
 from common.claims import Record
-from common.errors import BadInput
 from common.files import CLOCK, Row, read_rows, write_atomic
 from common.options import differences
 from common.provenance import ROOT
 from common.words import columns, duration
-from tools.repository import experiments, papers, records
+from tools.repository import experiments, known, papers, records, refuse, told
 
 LINES, SECONDS = 3, 120.0
 PRELOAD = ["torch", "torch._dynamo", "accelerate", "tyro", "common.command"]  # once, instead of in every process
@@ -70,13 +69,8 @@ class Replay:
     more: frozenset[str] = frozenset()  # what today's code logs besides
     result: str = ""  # same ... | parted at step n ... | not replayed: why
 
-    @property
-    def same(self) -> bool:
-        return self.result.startswith("same")
-
-    @property
-    def parted(self) -> bool:
-        return self.result.startswith("parted")
+    same = property(lambda self: self.result.startswith("same"))
+    parted = property(lambda self: self.result.startswith("parted"))
 
     def cost(self) -> float:
         """Seconds, by the record's own speed."""
@@ -110,30 +104,23 @@ class Replay:
         return None
 
 
-def beginnings(paper: str, experiment: str, seeds: Sequence[int], lines: int) -> Iterator[Replay]:
-    """One for each published record that is asked for.
-
-    Raises:
-        BadInput: no such paper; nothing is published of what is asked for.
-    """
-    if paper not in papers():
-        raise BadInput(f"no paper '{paper}': there are {', '.join(papers())}")
-    table, found = experiments(paper), False
+def beginnings(paper: str, experiment: str, seeds: Sequence[int], lines: int) -> list[Replay]:
+    """One for each published record that is asked for. Raises BadInput: no such paper; nothing is published of it."""
+    known(paper)
+    table, bound, found = experiments(paper), BOUNDS.get(paper, OTHERWISE), []
     for record in records(paper):
         name, seed = record["experiment"], record["seed"]
         if (experiment and name != experiment) or (seeds and seed not in seeds):
             continue
-        found = True
-        path = ROOT / "papers" / paper / "curves" / f"{name}-seed{seed}.jsonl"
-        bound, rows = BOUNDS.get(paper, OTHERWISE), read_rows(path)[:lines]
-        replay = Replay(record, rows[:1] + [row for row in rows[1:] if row["step"] <= bound.updates], bound)
-        if not replay.expected:
-            replay.result = "not replayed: it has no published curve"
+        rows = read_rows(ROOT / "papers" / paper / "curves" / f"{name}-seed{seed}.jsonl")[:lines]
+        found.append(Replay(record, rows[:1] + [row for row in rows[1:] if row["step"] <= bound.updates], bound))
+        if not rows:
+            found[-1].result = "not replayed: it has no published curve"
         elif name not in table or differences(record["config"], table[name].config):
-            replay.result = "parted at step 0: its configuration is no longer that of train.py"
-        yield replay
-    if not found and (experiment or seeds):
-        raise BadInput(f"{paper} has no published record of {experiment or 'any experiment'}, seeds {seeds or 'any'}")
+            found[-1].result = "parted at step 0: its configuration is no longer that of train.py"
+    asked = experiment or seeds
+    refuse(asked and not found, f"{paper} has no published record of {experiment or 'any experiment'}, seeds {seeds or 'any'}")
+    return found
 
 
 def _child(argv: list[str], folder: str) -> None:
@@ -171,6 +158,7 @@ def of_its_commit(replay: Replay, today: Sequence[Row], more: Sequence[str], sec
     archive, until = provenance.git("archive", replay.record["commit"] or ""), replay.expected[replay.lines]["step"]
     if archive is None:
         return False
+    there = lambda rows: bool(rows) and rows[-1]["step"] >= until
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tree:
             tree.extractall(f"{folder}/code", filter="data")
@@ -179,17 +167,14 @@ def of_its_commit(replay: Replay, today: Sequence[Row], more: Sequence[str], sec
             env=os.environ | {"DATA_DIR": str(Path(os.environ.get("DATA_DIR", "data")).absolute())},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        there = lambda rows: bool(rows) and rows[-1]["step"] >= until
         rows = rows_until(there, f"{folder}/runs", lambda: process.poll() is None, time.monotonic() + seconds)
         over = process.poll() is None and not there(rows)
         process.kill()
         process.wait()
-    if over:
-        return None
     steps = {row["step"] for row in replay.expected} & {row["step"] for row in today}
     twin = Replay(replay.record, [row for row in rows if row["step"] in steps and row["step"] <= until], Bound(1e-9))
     twin.compare(today)
-    return twin.same and twin.step == until
+    return None if over else twin.same and twin.step == until
 
 
 def ended(replay: Replay, folder: Path, code: int | None) -> str:
@@ -212,8 +197,7 @@ def finish(replay: Replay, more: Sequence[str], changed: Sequence[str], seconds:
         process.start()
         enough = lambda rows: bool(replay.compare(rows) or replay.result)
         rows = rows_until(enough, folder, process.is_alive, min(end, time.monotonic() + seconds))
-        if not replay.result:
-            replay.result = ended(replay, Path(folder), None if process.is_alive() else process.exitcode)
+        replay.result = replay.result or ended(replay, Path(folder), None if process.is_alive() else process.exitcode)
         process.kill()
         process.join()
     if replay.parted and "->" in replay.result and (same := of_its_commit(replay, rows, more, 2 * seconds)) is not False:
@@ -235,7 +219,7 @@ def run(
 
     os.environ |= {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
     get_context("forkserver").set_forkserver_preload(PRELOAD)
-    cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    cores = 1 if torch.cuda.is_available() else provenance.cores()
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
     yield from (replay for replay in replays if replay.result)
     waiting = sorted((replay for replay in replays if not replay.result), key=Replay.cost)
@@ -249,66 +233,59 @@ def run(
                 process.kill()
 
 
+HEAD = ["paper", "experiment", "seed", "lines", "updates", "deviation", "commit", "result"]
+
+
 def row(replay: Replay) -> list[str]:
     """Of the table."""
-    record, said = replay.record, replay.result
-    if replay.same and replay.more:
-        said += f"; logs {', '.join(sorted(replay.more))} besides"
+    record, more = replay.record, ", ".join(sorted(replay.more))
+    said = replay.result + (f"; logs {more} besides" if replay.same and more else "")
     off = f"{replay.deviation:.1e}" if replay.lines or replay.parted else "–"
     where = [record["paper"], record["experiment"], str(record["seed"]), str(replay.lines), f"{replay.step:,}"]
     return [*where, off, record["commit"][:10], said]
 
 
-HEAD = ["paper", "experiment", "seed", "lines", "updates", "deviation", "commit", "result"]
-
-
-def mark(replays: Sequence[Replay]) -> None:
+def mark_stale(replays: Sequence[Replay]) -> None:
     """Write into the records of parted curves that they are stale, and since when that is known; take it from those that hold."""
     from tools.publish import text
 
-    key = lambda record: (record["paper"], record["experiment"], record["seed"])
-    found, at = {key(replay.record): replay for replay in replays}, f"at commit {(provenance.commit() or 'unknown')[:10]}"
-    for paper in {paper for paper, *_ in found}:
-        kept = records(paper)
-        for record in kept:
-            if (replay := found.get(key(record))) and replay.parted:
+    at = f"at commit {(provenance.commit() or 'unknown')[:10]}"
+    for paper in {replay.record["paper"] for replay in replays}:
+        found = {(r.record["experiment"], r.record["seed"]): r for r in replays if r.record["paper"] == paper}
+        for record in (kept := records(paper)):
+            if (replay := found.get((record["experiment"], record["seed"]))) and replay.parted:
                 record["stale"] = f"{replay.result}, {at}"
             elif replay and replay.same:
                 record.pop("stale", None)
         write_atomic(ROOT / "papers" / paper / "results.json", text(kept).encode())
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the variables of make say. paper, experiment, seeds: by default all that are published."""
+def main(
+    paper: str = "", experiment: str = "", seeds: tuple[int, ...] = (), lines: int = LINES, seconds: float = SECONDS,
+    minutes: float = 0.0, mark: bool = False, args: tuple[str, ...] = (),
+) -> int:  # fmt: skip
+    """Prints a line for each record, and the table. Exit code 1 where one has parted.
 
-    paper: str = ""
-    experiment: str = ""
-    seeds: tuple[int, ...] = ()
-    lines: int = LINES  # of each curve
-    seconds: float = SECONDS  # for one record
-    minutes: float = 0.0  # for all together; 0: no limit
-    mark: bool = False  # in results.json what has parted
-    args: tuple[str, ...] = ()  # everything else for train.py
+    Args:
+        paper: by default all, as all experiments and seeds that are published.
+        lines: of each curve.
+        seconds: for one record.
+        minutes: for all together; 0: no limit.
+        mark: what has parted, in results.json.
+        args: everything else for train.py.
 
-
-def main(options: Options) -> int:
-    """Prints a line for each record, and the table. Exit code 1 where one has parted, 2 on bad input."""
-    wanted, replays = [options.paper] if options.paper else papers(), []
-    try:
-        for paper in wanted:
-            replays += beginnings(paper, options.experiment, options.seeds, options.lines)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    Raises:
+        BadInput: as `beginnings` does.
+    """
+    replays = [one for each in ([paper] if paper else papers()) for one in beginnings(each, experiment, seeds, lines)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end what was started
     begun, done = time.monotonic(), []
-    for replay in run(replays, options.args, options.seconds, options.minutes):
+    for replay in run(replays, args, seconds, minutes):
         done.append(replay)
-        took, (paper, experiment, seed, *_, said) = duration(time.monotonic() - begun), row(replay)
-        print(f"{len(done):3}/{len(replays)}  {took:>6}  {paper} {experiment} seed {seed}: {said}", flush=True)
-    if options.mark:
-        mark(done)
+        took, (of, name, seed, *_, said) = duration(time.monotonic() - begun), row(replay)
+        print(f"{len(done):3}/{len(replays)}  {took:>6}  {of} {name} seed {seed}: {said}", flush=True)
+    if mark:
+        mark_stale(done)
     print("", *columns([HEAD, *map(row, replays)]), "", sep="\n")
     same, parted = sum(replay.same for replay in done), sum(replay.parted for replay in done)
     print(f"{same} of {len(done)} published curves begin the same today, {parted} parted, {len(done) - same - parted} not replayed")
@@ -318,4 +295,4 @@ def main(options: Options) -> int:
 if __name__ == "__main__":
     import tyro
 
-    sys.exit(main(tyro.cli(Options)))
+    sys.exit(told(tyro.cli, main))

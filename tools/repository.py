@@ -2,16 +2,38 @@
 
 import importlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.claims import Experiment, Record
+from common.errors import BadInput
 from common.provenance import ROOT
 
 
 def papers() -> list[str]:
     """Every folder of papers/ with a train.py, in alphabetical order."""
     return sorted(path.parent.name for path in (ROOT / "papers").glob("*/train.py"))
+
+
+def refuse(so: object, reason: str) -> None:
+    """Raises BadInput: it is so."""
+    if so:
+        raise BadInput(reason)
+
+
+def known(paper: str) -> None:
+    """Raises BadInput: there is no such paper."""
+    refuse(paper not in papers(), f"no paper '{paper}': there are {', '.join(papers())}")
+
+
+def told(main: Callable[..., int], *arguments: Any) -> int:
+    """The exit code of a tool's main; 2 and one line where it refuses its input."""
+    try:
+        return main(*arguments)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def experiments(paper: str) -> dict[str, Experiment]:

@@ -1,8 +1,7 @@
 """Every table of the repository, generated from EXPERIMENTS and the published records.
 
 `python -m tools.tables write` rewrites them (make tables; a test fails where one is out of date), `list` prints the whole state of
-the repository (make list). A generated part of a file stands between `<!-- generated: NAME -->` and
-`<!-- end -->`.
+the repository (make list). A generated part of a file stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 import re
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.claims import Claim, Experiment, Record, Verdict, values, verdict
-from common.errors import BadInput
 from common.options import differences
 from common.provenance import ROOT
 from common.words import columns, duration, label, number, paper_value, said, spread, tolerance
-from tools.repository import experiments, own_tables, papers, records
+from tools.repository import experiments, own_tables, papers, records, refuse, told
+
+LINK = "[{0}](papers/{0}/README.md)"
 
 
 class Row(NamedTuple):
@@ -28,14 +28,10 @@ class Row(NamedTuple):
     claim: Claim
     mine: list[Record]
 
-    @property
-    def verdict(self) -> Verdict:
-        return verdict(self.experiment, self.claim, self.mine)
-
     def cells(self) -> tuple[str, str, str, str]:
         """(claim, the paper's, ours, verdict)."""
         ours = spread(values(self.claim, self.mine))
-        return label(self.claim), paper_value(self.claim), ours, said(self.claim, self.verdict)
+        return label(self.claim), paper_value(self.claim), ours, said(self.claim, verdict(self.experiment, self.claim, self.mine))
 
 
 def claim_rows(paper: str) -> list[Row]:
@@ -44,11 +40,9 @@ def claim_rows(paper: str) -> list[Row]:
     for name, experiment in experiments(paper).items():
         mine = sorted((r for r in published if r["experiment"] == name), key=lambda r: r["seed"])
         for record in mine:
-            if changed := differences(record["config"], experiment.config):
-                raise BadInput(
-                    f"papers/{paper}/results.json: {name} seed {record['seed']} was run with other hyper-parameters than "
-                    f"train.py has now ({', '.join(changed)}); run and publish it again"
-                )
+            changed = differences(record["config"], experiment.config)
+            where = f"papers/{paper}/results.json: {name} seed {record['seed']} was run with other hyper-parameters than train.py"
+            refuse(changed, f"{where} has now ({', '.join(changed)}); run and publish it again")
         if experiment.kind != "smoke":
             rows += [Row(name, experiment, claim, mine) for claim in experiment.claims]
     return rows
@@ -56,15 +50,8 @@ def claim_rows(paper: str) -> list[Row]:
 
 def made_on(mine: list[Record]) -> str:
     """Hardware and time of the records: "AMD EPYC, 2 cores; 3 runs, 6 min"."""
-    if not mine:
-        return "–"
-    hardware = ", ".join(sorted({r["hardware"] for r in mine}))
-    runs = "" if len(mine) == 1 else f"{len(mine)} runs, "
-    return f"{hardware}; {runs}{duration(sum(r['wall_s'] for r in mine))}"
-
-
-def link(paper: str) -> str:
-    return f"[{paper}](papers/{paper}/README.md)"
+    hardware, runs = ", ".join(sorted({r["hardware"] for r in mine})), f"{len(mine)} runs, " * (len(mine) > 1)
+    return f"{hardware}; {runs}{duration(sum(r['wall_s'] for r in mine))}" if mine else "–"
 
 
 def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
@@ -84,18 +71,15 @@ def claims_table(paper: str) -> str:
 
 def runs_table(paper: str) -> str:
     """For papers/<paper>/README.md: the command, cap and cost of every experiment, and what its published runs took."""
-    published = records(paper)
-    rows = []
+    published, rows = records(paper), []
     for i, (name, e) in enumerate(experiments(paper).items()):
-        if e.kind == "smoke":
-            continue
         mine = [r for r in published if r["experiment"] == name]
-        command = f"make reproduce-{paper}" + f" EXPERIMENT={name}" * (i > 0)
-        seeds = " ".join(str(r["seed"]) for r in sorted(mine, key=lambda r: r["seed"]))
-        command += f' SEEDS="{seeds}"' if len(mine) > 1 else ""
+        seeds = " ".join(map(str, sorted(r["seed"] for r in mine)))
+        command = f"make reproduce-{paper}" + f" EXPERIMENT={name}" * (i > 0) + f' SEEDS="{seeds}"' * (len(mine) > 1)
         if e.kind == "weights":
             command = f"make evaluate-{paper} ARGS={name.removeprefix('weights-')}"
-        rows.append([f"`{name}`", e.kind, e.source, f"`{command}`", e.cap, e.cost, made_on(mine)])
+        if e.kind != "smoke":
+            rows.append([f"`{name}`", e.kind, e.source, f"`{command}`", e.cap, e.cost, made_on(mine)])
     return markdown(["experiment", "kind", "paper", "command", "cap", "expected cost", "measured"], rows)
 
 
@@ -103,13 +87,12 @@ def readings_table(paper: str) -> str:
     """For papers/<paper>/README.md: what each reading reads differently, and what it gave; means over seeds."""
     published, rows = records(paper), []
     for name, e in experiments(paper).items():
-        mine = [r["metrics"] for r in published if r["experiment"] == name]
+        mine = [r for r in published if r["experiment"] == name]
         if e.kind == "reading":
-            gave = (
-                f"{metric} {spread([m[metric] for m in mine if m[metric] is not None])}" for metric in (mine[0] if mine else ())
-            )
-            stale = "stale: " if any("stale" in r for r in published if r["experiment"] == name) else ""
-            rows.append([f"`{name}`", e.note, stale + ", ".join(gave) or "not run"])
+            stale = "stale: " * any("stale" in r for r in mine)
+            measured = {k: [r["metrics"][k] for r in mine if r["metrics"][k] is not None] for r in mine[:1] for k in r["metrics"]}
+            gave = ", ".join(f"{metric} {spread(values)}" for metric, values in measured.items())
+            rows.append([f"`{name}`", e.note, stale + gave or "not run"])
     return markdown(["experiment", "reading", "gave"], rows)
 
 
@@ -130,7 +113,8 @@ def papers_table(_: str = "") -> str:
         claims = claim_rows(paper)
         headline = [row.cells() for row in claims if row.name == claims[0].name]
         cells = ["<br>".join(column) for column in zip(*((f"{c} {theirs}", *rest) for c, theirs, *rest in headline), strict=True)]
-        rows.append([link(paper), f"`{claims[0].name}`", *cells, tally(row.verdict for row in claims)])
+        so_far = tally(verdict(row.experiment, row.claim, row.mine) for row in claims)
+        rows.append([LINK.format(paper), f"`{claims[0].name}`", *cells, so_far])
     return markdown(["paper", "headline experiment", "paper's", "ours", "verdict", "all claims"], rows)
 
 
@@ -145,7 +129,7 @@ def reproductions(_: str = "") -> str:
     for paper in papers():
         for row in claim_rows(paper):
             claim, *rest = row.cells()
-            rows.append([link(paper), f"`{row.name}`", f"{claim}, {row.claim.source}", *rest, made_on(row.mine)])
+            rows.append([LINK.format(paper), f"`{row.name}`", f"{claim}, {row.claim.source}", *rest, made_on(row.mine)])
     return markdown(["paper", "experiment", "claim", "paper's", "ours", "verdict", "hardware, time"], rows)
 
 
@@ -155,9 +139,8 @@ def listing() -> str:
     for paper in papers():
         claims = claim_rows(paper)
         for name, e in experiments(paper).items():
-            first, *more = [(c, theirs, word) for c, theirs, _, word in (r.cells() for r in claims if r.name == name)] or [
-                ("–",) * 3
-            ]
+            cells = [(claim, theirs, word) for claim, theirs, _, word in (row.cells() for row in claims if row.name == name)]
+            first, *more = cells or [("–",) * 3]
             rows += [[paper, name, e.kind, *first, e.cost], *(["", "", "", *cells, ""] for cells in more)]
     rows.insert(1, ["-" * max(map(len, column)) for column in zip(*rows, strict=True)])
     return "\n".join(columns(rows))
@@ -172,13 +155,9 @@ def generated(path: Path) -> str:
     """A file's text with every generated part made anew."""
 
     def block(match: re.Match) -> str:
-        paper = path.parent.name
-        if match[2] in BLOCKS:
-            table = BLOCKS[match[2]](paper)
-        else:
-            head, *rows = own_tables(paper)[match[2]](records(paper))
-            table = markdown(head, rows)
-        return f"{match[1]}\n{table}\n{match[3]}"
+        paper, name = path.parent.name, match[2]
+        own = lambda paper: markdown((rows := own_tables(paper)[name](records(paper)))[0], rows[1:])
+        return f"{match[1]}\n{BLOCKS.get(name, own)(paper)}\n{match[3]}"
 
     return BLOCK.sub(block, path.read_text())
 
@@ -200,18 +179,10 @@ def write() -> None:
 
 
 def main(command: str) -> int:
-    try:
-        if command == "list":
-            print(listing())
-        elif command == "write":
-            write()
-        else:
-            raise BadInput(f"tools.tables: '{command}' is neither list nor write")
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    refuse(command not in ("list", "write"), f"tools.tables: '{command}' is neither list nor write")
+    print(listing()) if command == "list" else write()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "list"))
+    sys.exit(told(main, sys.argv[1] if len(sys.argv) > 1 else "list"))

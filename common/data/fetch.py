@@ -1,20 +1,18 @@
 """The files of a data set: found and verified, downloaded where they are missing, or asked for in one line."""
 
-import fcntl
 import hashlib
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from common.data.rows import reading
 from common.errors import BadInput
+from common.files import workshop
 
 TIMEOUT = 30.0  # seconds of a server's silence
 GET = "get it {} and put it there, or name another folder with --data-dir; `make smoke` runs without"
@@ -108,24 +106,16 @@ def download(urls: Sequence[str], digest: str, to: Path, wanted: str) -> None:
 
 @contextmanager
 def filling(data_dir: Path, name: str) -> Iterator[Path]:
-    """A temporary folder in data_dir, from which whole files are moved to their places. One run at a time has it.
-
-    A server that is silent is given up after TIMEOUT seconds. What a killed run leaves goes with the next one.
+    """A `workshop` in data_dir. A server that is silent is given up after TIMEOUT seconds.
 
     Raises:
         BadInput: here or in the body something cannot be written; says where and why.
     """
-    hidden, before = f".{name.lower()}", socket.getdefaulttimeout()
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with open(data_dir / f"{hidden}-lock", "w") as lock:
-            with suppress(OSError):  # of a file system without locks, where two runs may download the same
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                for left in data_dir.glob(f"{hidden}-fetch-*"):
-                    shutil.rmtree(left)
-            socket.setdefaulttimeout(TIMEOUT)
-            with TemporaryDirectory(prefix=f"{hidden}-fetch-", dir=data_dir) as folder:
-                yield Path(folder)
+        with workshop(data_dir, name.lower()) as folder:
+            yield folder
     except OSError as error:
         reason = error.strerror or error
         raise BadInput(f"{name}: cannot write to {data_dir.absolute()} ({reason}): make room, or {GET.format('')}") from error

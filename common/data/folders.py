@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.rows import reading
 from common.data.workers import Sample
 from common.errors import BadInput
 
@@ -39,10 +40,8 @@ class Folder:
     def image(self, index: int) -> "Image":
         """Raises BadInput: it cannot be read or decoded; names the file."""
         path = self.root / os.fsdecode(self.paths[index])
-        try:
+        with reading(self.name, path, f"put it back, {GO_ON}"):
             content = path.read_bytes()
-        except OSError as error:
-            raise BadInput(f"{self.name}: {path} cannot be read: {error.strerror}; put it back, {GO_ON}") from error
         return decoded(content, f"{self.name}: {path}")
 
     def sample(self, show: Callable[["Image", torch.Generator], Tensor]) -> Sample:
@@ -63,8 +62,16 @@ def decoded(content: bytes, what: str) -> "Image":
         raise BadInput(f"{what} cannot be decoded: {reason}; replace it, {GO_ON}") from error
 
 
-def load(root: Path, name: str) -> Folder:
+def classes_of(root: Path) -> tuple[str, ...]:
+    """The names of the folders there, sorted; hidden ones are none."""
+    return tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def load(root: Path, name: str, *, sizes: bool = True) -> Folder:
     """All images below a folder; links are followed, hidden files are not looked at.
+
+    Args:
+        sizes: into the listing; without them no file is looked at.
 
     Raises:
         BadInput: it is not there, holds no image, or one of its classes holds none.
@@ -76,19 +83,17 @@ def load(root: Path, name: str) -> Folder:
         inner[:] = [each for each in inner if not each.startswith(".")]
         for path in (os.path.join(folder, file) for file in files if not file.startswith(".")):
             if has_file_allowed_extension(path, IMG_EXTENSIONS):
-                found[os.fsencode(os.path.relpath(path, root))] = os.path.getsize(path)
+                found[os.fsencode(os.path.relpath(path, root))] = os.path.getsize(path) if sizes else 0
     if not found:
         state = "holds no image" if root.is_dir() else "is not there"
         kinds = ", ".join(IMG_EXTENSIONS)
         raise BadInput(f"{name}: {root} {state}: put images there ({kinds}), or name another folder with --data-dir")
     paths = sorted(found)
-    firsts, labels, classes = [path.partition(b"/")[0] for path in paths], torch.zeros(len(paths), dtype=torch.int64), []
-    if all(b"/" in path for path in paths):
-        some = {*firsts}
-        classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-        if empty := [each for each in classes if os.fsencode(each) not in some]:
-            raise BadInput(f"{name}: no image in {root / empty[0]}: unpack it again, or take it away")
-        numbers = {os.fsencode(each): i for i, each in enumerate(classes)}
-        labels = torch.tensor([numbers[first] for first in firsts])
+    flat = not all(b"/" in path for path in paths)
+    classes = () if flat else classes_of(root)
+    numbers = {os.fsencode(each): i for i, each in enumerate(classes)}
+    labels = [0 if flat else numbers[path.partition(b"/")[0]] for path in paths]
+    for empty in {*range(len(classes))} - {*labels}:
+        raise BadInput(f"{name}: no image in {root / classes[empty]}: unpack it again, or take it away")
     listing = b"\n".join(b"%s %d" % (path, found[path]) for path in paths)
-    return Folder(name, root, np.array(paths), labels, tuple(classes), hashlib.sha256(listing).hexdigest())
+    return Folder(name, root, np.array(paths), torch.tensor(labels), classes, hashlib.sha256(listing).hexdigest())

@@ -5,7 +5,6 @@ A row of a tsv file ends at a newline character only and is split at tabs: quote
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from math import isfinite
 from pathlib import Path
 
@@ -101,15 +100,11 @@ def of_glue(data_dir: Path, task: str, splits: Sequence[str]) -> tuple[Hub, list
 
 def tsv_rows(path: Path, task: Task, *, hidden: bool) -> Iterator[Row]:
     """Raises ValueError: columns or a score are not the task's; what `lines` raises."""
-    every = lines(path)
-    first = next(every).removeprefix("\ufeff")
-    header = first.split("\t")
-    if task.bare and not hidden:
-        header, every = task.bare, chain([first], every)
+    rows = (line.split("\t") for line in lines(path))
+    header = task.bare if task.bare and not hidden else [cell.removeprefix("\ufeff") for cell in next(rows)]
     texts, label = [header.index(column) for column in task.texts], None if hidden else header.index(task.label)
     numbers = {name if task.named else str(i): i for i, name in enumerate(task.classes)}
-    for number, line in enumerate(every, 1):
-        cells = line.split("\t")
+    for number, cells in enumerate(rows, 1):
         if len(cells) == len(header):
             answer = HIDDEN if hidden else cells[label]
             yield [cells[i] for i in texts], numbers.get(answer, answer) if hidden or numbers else float(answer)

@@ -5,11 +5,9 @@ gives an image without reading its neighbours.
 """
 
 import hashlib
-import io
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data import folders
 from common.data.rows import reading
 from common.errors import BadInput
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 CLASSES = 1000
 SIZES = {"train": 1_281_167, "val": 50_000}
-AGAIN = "the same command then goes on from the last checkpoint"
 SORT = (
     "each split needs a folder for each class; inside val make them with `wget -qO- https://raw.githubusercontent.com/soumith/"
     "imagenetloader.torch/master/valprep.sh | bash`"
@@ -42,31 +40,19 @@ GET = (
 class ImageNet:
     """One split. The official classes, sorted by their WordNet ids, are 0 to 999 in folders and in shards."""
 
-    read: Callable[[int], tuple[str, bytes]]  # index -> what an image is called, the bytes of its file
+    image: Callable[[int], "Image"]  # index -> the image, as `decoded` has it; BadInput names the file, or the shard and the row
     labels: Tensor  # (n,), int64
     classes: int
-    sha256: str  # of the listing, not of 140 GB: path and label of every image; of shards their names and sizes, and every label
-    official: bool  # as many images and classes as the official split has
+    sha256: str  # of the listing, not of 140 GB: the path of every image; of shards their names and sizes, and every label
+    split: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> "Image":
-        """The image as it is stored, in RGB. EXIF does not turn it, as nowhere in the field.
-
-        Raises:
-            BadInput: it cannot be read or decoded; names the file, or the shard and the row.
-        """
-        from PIL import Image, UnidentifiedImageError
-
-        name, content = self.read(index)
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of EXIF that is damaged, and of palettes
-                return Image.open(io.BytesIO(content)).convert("RGB")
-        except Exception as error:  # PIL has no error of its own for a damaged file
-            unknown = f"no image begins with {content[:8]}" if content else "it is empty"
-            reason = unknown if isinstance(error, UnidentifiedImageError) else error
-            raise BadInput(f"ImageNet: {name} cannot be decoded: {reason}; replace it: {AGAIN}") from error
+    @property
+    def official(self) -> bool:
+        """As many images and classes as the official split has."""
+        return len(self) == SIZES[self.split] and self.classes == CLASSES
 
 
 def load(data_dir: Path, split: Literal["train", "val"]) -> ImageNet:
@@ -77,42 +63,29 @@ def load(data_dir: Path, split: Literal["train", "val"]) -> ImageNet:
     Raises:
         BadInput: it is not there, or incomplete; says what was looked for, and what to do.
     """
-    folders = [data_dir / "imagenet", data_dir / "imagenet-1k", data_dir]
+    roots = [data_dir / "imagenet", data_dir / "imagenet-1k", data_dir]
     pattern = {"train": "train-*.parquet", "val": "val*-*.parquet"}[split]
-    for folder in folders:
+    for folder in roots:
         if (folder / split).is_dir():
             return from_folder(folder, split)
         for place in (folder, folder / "data"):
             if shards := sorted(place.glob(pattern)):
                 return from_shards(shards, split)
-    places = ", ".join(str(folder.absolute()) for folder in folders)
-    raise BadInput(f"ImageNet: no {split}/ and no {pattern} in {places}: {GET.format(folders[1].absolute())}")
+    places = ", ".join(str(folder.absolute()) for folder in roots)
+    raise BadInput(f"ImageNet: no {split}/ and no {pattern} in {places}: {GET.format(roots[1].absolute())}")
 
 
 def from_folder(folder: Path, split: str) -> ImageNet:
     """Raises BadInput: no class folders, empty ones, other ones than the other split's."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
-
     root, other = (folder / split).absolute(), (folder / {"train": "val", "val": "train"}[split]).absolute()
-    with reading("ImageNet", root, SORT):
-        classes, numbers = find_classes(root)
-        samples = make_dataset(root, numbers, IMG_EXTENSIONS)
-    with reading("ImageNet", other, SORT):
-        others = find_classes(other)[0] if other.is_dir() else classes
-    for name in sorted({*classes} ^ {*others}):
-        has, lacks = (root, other) if name in numbers else (other, root)
+    data = folders.load(root, "ImageNet", sizes=False)
+    theirs = folders.classes_of(other) if other.is_dir() else data.classes
+    if not (data.classes and theirs):
+        raise BadInput(f"ImageNet: {other if data.classes else root} holds images or nothing, no folders of images: {SORT}")
+    for name in sorted({*data.classes} ^ {*theirs}):
+        has, lacks = (root, other) if name in data.classes else (other, root)
         raise BadInput(f"ImageNet: {has / name} is there but {lacks / name} is not: unpack it, or delete what is no class")
-    labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-    # One array, not a million objects: counting references to those would copy them into every worker.
-    names = np.array([os.fsencode(path)[len(os.fsencode(root)) + 1 :] for path, _ in samples])
-
-    def read(index: int) -> tuple[str, bytes]:
-        path = root / os.fsdecode(names[index])
-        with reading("ImageNet", path, f"put it back: {AGAIN}"):
-            return str(path), path.read_bytes()
-
-    listing = b"\n".join(b"%s %d" % pair for pair in zip(names.tolist(), labels.tolist(), strict=True))
-    return described(read, labels, len(classes), listing, split)
+    return ImageNet(data.image, data.labels, len(data.classes), data.sha256, split)
 
 
 def from_shards(shards: list[Path], split: str) -> ImageNet:
@@ -142,14 +115,11 @@ def from_shards(shards: list[Path], split: str) -> ImageNet:
     labels = torch.tensor(data.data.column("label").to_numpy(), dtype=torch.int64)
     names, starts = getattr(data.features["label"], "names", None), np.cumsum(rows)
 
-    def read(index: int) -> tuple[str, bytes]:
+    def image(index: int) -> "Image":
         shard = np.searchsorted(starts, index, side="right") - 1
-        return f"row {index - starts[shard]} of {shards[shard].absolute()}", data[int(index)]["image"]["bytes"] or b""
+        row = f"row {index - starts[shard]} of {shards[shard].absolute()}"
+        return folders.decoded(data[int(index)]["image"]["bytes"] or b"", f"ImageNet: {row}")
 
     listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in shards).encode() + labels.numpy().tobytes()
-    return described(read, labels, len(names) if names else int(labels.max()) + 1, listing, split)
-
-
-def described(read: Callable[[int], tuple[str, bytes]], labels: Tensor, classes: int, listing: bytes, split: str) -> ImageNet:
-    official = len(labels) == SIZES[split] and classes == CLASSES
-    return ImageNet(read, labels, classes, hashlib.sha256(listing).hexdigest(), official)
+    classes = len(names) if names else int(labels.max()) + 1
+    return ImageNet(image, labels, classes, hashlib.sha256(listing).hexdigest(), split)

@@ -1,16 +1,15 @@
 """What is made of a data set once for all runs, tokens and vocabularies: in a folder beside the data, by what it was made from."""
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.data.fetch import sha256
 from common.errors import BadInput
+from common.files import workshop
 
 MANIFEST = "manifest.json"  # the facts, and the sha256 of each file
 
@@ -31,37 +30,28 @@ def kept(places: Sequence[Path], name: str, facts: Mapping[str, Any], make: Call
     for folder in sorted(folders, key=lambda folder: not folder.exists()):
         try:
             if not folder.exists():
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                with open(f"{folder}.lock", "w") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                with workshop(folder.parent, folder.name) as part:
                     if not folder.exists():  # another run may have made it by now
-                        _write(folder, facts, make)
+                        _write(whole := part / "whole", facts, make)
+                        os.rename(whole, folder)
         except OSError as error:
             failures.append(f"{folder.parent.absolute()} ({error.strerror or error})")
             continue
         if wrong := _damaged(folder):
             raise BadInput(f"{wrong} is missing or damaged: delete the folder {folder.absolute()}, and run the same command again")
         return folder
-    raise BadInput(
-        f"{name}: cannot write to {' or '.join(failures)}: allow it and make room, or name another folder with --data-dir"
-    )
+    room = "allow it and make room, or name another folder with --data-dir"
+    raise BadInput(f"{name}: cannot write to {' or '.join(failures)}: {room}")
 
 
 def _write(folder: Path, facts: Mapping[str, Any], make: Callable[[Path], None]) -> None:
-    """The whole folder, or nothing of it."""
-    unfinished = folder.with_name(f".{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # what a run left that was killed: we have the lock
-    unfinished.mkdir()
-    try:
-        make(unfinished)
-        manifest = {"facts": facts, "sha256": {path.name: sha256(path) for path in sorted(unfinished.iterdir())}}
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in unfinished.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        os.rename(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    folder.mkdir()
+    make(folder)
+    manifest = {"facts": facts, "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir())}}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _damaged(folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Stand-in data for smoke experiments and tests, easily learned: images with classes, text, sentence pairs."""
+"""Stand-in data for smoke experiments and tests, easily learned: images with classes, decoded latents, text, sentence pairs."""
 
 import torch
 from torch import Tensor
@@ -16,6 +16,13 @@ def images(n: int, seed: int, size: int = 32, classes: int = 10) -> tuple[Tensor
     labels = torch.randint(classes, (n,), generator=generator)
     noise = torch.rand(n, size, size, 3, generator=generator, dtype=torch.float32)
     return (128 * patterns[labels] + 127 * noise).to(torch.uint8), labels
+
+
+def decoded(n: int, D: int) -> Tensor:
+    """Points in [0, 1] that a random decoder makes of two latent variables: (n, D)."""
+    generator = torch.Generator().manual_seed(0)
+    z, W = torch.randn(n, 2, generator=generator), torch.randn(2, D, generator=generator)
+    return torch.sigmoid(2 * z @ W - 1).to(torch.get_default_dtype())
 
 
 def text(n: int) -> str:

@@ -25,12 +25,6 @@ OFFICIAL = {  # name without .gz -> sha256
     "test_2016_flickr.de": "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8",
     "test_2016_flickr.en": "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
     "test_2016_flickr.fr": "6d326e188d259fb1d04ac19eae3af956559b3a0b93d7635e56c90987c40c8b90",
-    "test_2017_flickr.de": "a2c89666db00c495cd8513b9d708d5a3acc205d7de312ef2bf5fb7ebc1540aee",
-    "test_2017_flickr.en": "76a444ee25172e72695cddb13ae4a3bda59430617be88e0bb46b60504f054074",
-    "test_2017_flickr.fr": "3ba671ceb2299f3304ffafefea7a833d08632fbaf0ba18546f8a2ec2391af496",
-    "test_2017_mscoco.de": "799e4854c25d601cb6cb6be29eabe5667734c61ace2f495e03e429031a0bc338",
-    "test_2017_mscoco.en": "aab300bfb4427697987e02cd0aacd44bfe8aa50456231b6474c08038bbed2b58",
-    "test_2017_mscoco.fr": "754f3072ba9f124569ba5258b32730fc1d214bbf8e0c6dfb2b74401676220db0",
 }
 MULTI30K = {f"multi30k/{name}.gz": File(digest, [f"{MIRROR}{name}.gz"]) for name, digest in OFFICIAL.items()}
 WMT14 = {"train": "train", "newstest2013": "validation", "newstest2014": "test"}  # split -> what its shards are called
@@ -50,11 +44,11 @@ class Parallel:
 
 
 def multi30k(data_dir: Path, source: str, target: str, split: str) -> Parallel:
-    """A split of Multi30k from the .gz files in data_dir/multi30k, of which `fetch_multi30k` puts three splits there.
+    """A split of Multi30k from the .gz files in data_dir/multi30k, where `fetch_multi30k` puts them.
 
     Args:
         source, target: two of de, en, fr.
-        split: train, val, test_2016_flickr, test_2017_flickr or test_2017_mscoco.
+        split: train, val or test_2016_flickr.
 
     Raises:
         BadInput: a file is missing or is not the official one; says which, what it is instead, what to do.
@@ -89,8 +83,8 @@ def wmt14(data_dir: Path, source: str, target: str, split: str) -> Parallel:
     Raises:
         BadInput: it is not there, incomplete or damaged; says what was looked for, and what to do.
     """
-    hub = wmt14_hub(data_dir, source, target, split)
-    if plain := plain_wmt14(data_dir, source, target, split):
+    plain, hub = of_wmt14(data_dir, source, target, split)
+    if plain:
         return read_pair(*plain, name="WMT14", training=split == "train")
     paths = hub.files([hub.to / hub.pattern])
     columns = [f"translation.{language}" for language in (source, target)]
@@ -102,26 +96,21 @@ def wmt14(data_dir: Path, source: str, target: str, split: str) -> Parallel:
 def fetch_wmt14(data_dir: Path, source: str, target: str) -> None:
     """Download the hub's shards of each split that is not there into data_dir/wmt14. Raises BadInput: see `Hub.fetch`."""
     for split in WMT14:
-        hub = wmt14_hub(data_dir, source, target, split)
-        if not plain_wmt14(data_dir, source, target, split):
+        plain, hub = of_wmt14(data_dir, source, target, split)
+        if not plain:
             hub.fetch(data_dir, [[hub.to / hub.pattern]])
 
 
-def plain_wmt14(data_dir: Path, source: str, target: str, split: str) -> list[Path]:
-    """A split's two files of lines, or nothing."""
-    paths = [data_dir / "wmt14" / f"{split}.{language}" for language in (source, target)]
-    paths = [path if path.exists() else path.with_name(f"{path.name}.gz") for path in paths]
-    return paths if all(path.exists() for path in paths) else []
-
-
-def wmt14_hub(data_dir: Path, source: str, target: str, split: str) -> Hub:
-    """Raises BadInput: there is no such pair of languages."""
+def of_wmt14(data_dir: Path, source: str, target: str, split: str) -> tuple[list[Path], Hub]:
+    """A split's two files of lines, if they are there, and its shards. Raises BadInput: there is no such pair of languages."""
     if {source, target} not in ({"en", "de"}, {"en", "fr"}):
         raise BadInput(f"WMT14: no pairs of {source} and {target}: name en and one of de, fr")
+    folder, revision = data_dir / "wmt14", "b199e406369ec1b7634206d3ded5ba45de2fe696"  # its main since April 2024
+    plain = [folder / f"{split}.{language}" for language in (source, target)]
+    plain = [path if path.exists() else path.with_name(f"{path.name}.gz") for path in plain]
     pattern = f"{target if source == 'en' else source}-en/{WMT14[split]}-*.parquet"
-    revision = "b199e406369ec1b7634206d3ded5ba45de2fe696"  # its main since April 2024
-    official = f"{split}.{source} and {split}.{target}, plain or .gz"
-    return Hub("WMT14", "wmt/wmt14", revision, pattern, data_dir / "wmt14", official)
+    hub = Hub("WMT14", "wmt/wmt14", revision, pattern, folder, f"{split}.{source} and {split}.{target}, plain or .gz")
+    return plain if all(path.exists() for path in plain) else [], hub
 
 
 def read_pair(source: Path, target: Path, *, name: str, training: bool = False) -> Parallel:

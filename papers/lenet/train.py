@@ -227,16 +227,16 @@ def draw_misclassified(run: Run[Config], digits: mnist.MNIST, answers: Tensor, w
     """Figure 8: every misclassified test digit with the correct answer and the net's; the first 200 of them."""
     from matplotlib.figure import Figure
 
-    wrong, columns = wrong[:200], 10
-    rows = max(1, -(-len(wrong) // columns))
-    figure = Figure(figsize=(columns * 0.6, rows * 0.75))
-    for axes, n in zip(
-        figure.subplots(rows, columns, squeeze=False).flat, [*wrong.tolist(), *[None] * rows * columns], strict=False
-    ):
-        axes.axis("off")
-        if n is not None:
-            axes.imshow(255 - digits.test_images[n].cpu(), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(f"{digits.test_labels[n]}→{answers[n]}", fontsize=7, y=-0.35)
+    wrong, columns, high = wrong[:200], 10, 38  # pixels: a digit, and its answers below
+    images = nn.functional.pad(255 - digits.test_images[wrong].cpu().float(), (2, 2, 0, high - 28), value=255) / 255
+    images = torch.cat([images, torch.ones(columns - len(wrong) % columns, high, 32)])
+    picture = figures.grid(images, columns)  # (3, rows 38, 320)
+    figure = Figure(figsize=(picture.shape[2] / 50, picture.shape[1] / 50))
+    (axes := figure.add_axes((0, 0, 1, 1))).axis("off")
+    axes.imshow(picture.permute(1, 2, 0))
+    for i, n in enumerate(wrong.tolist()):
+        x, y = i % columns * 32 + 16, i // columns * high + 29
+        axes.text(x, y, f"{digits.test_labels[n]}→{answers[n]}", fontsize=7, ha="center", va="top")
     run.save_figure(figure, "misclassified")
 
 
@@ -332,7 +332,7 @@ EXPERIMENTS = {
     "held-out-distorted-half": reading("distortions half as far", distortion=0.5),
     "held-out-distorted-double": reading("distortions twice as far", distortion=2.0),
     "smoke": Experiment(
-        Config(eta=(0.0005, 0.0002), train_size=300, curvature_samples=50, data="made-up", distortion=0.5),
+        Config(eta=(0.0005, 0.0002), train_size=150, curvature_samples=50, data="made-up", distortion=0.5),
         kind="smoke", source="Sec. III.B", cap="2 passes", cost="5 s", per_sample=True, log_every=50, checkpoint_every=0,
     ),
 }  # fmt: skip

@@ -211,7 +211,7 @@ def cifar10(run: Run[Cifar]) -> Data:
     """CIFAR-10 on the run's device, where crops, flips and the mean are taken, a batch at a time (Sec. 4.2)."""
     made_up, B = run.config.data == "made-up", run.config.batch_size
     if made_up:
-        data = cifar.CIFAR10(*standin.images(256, 0), *standin.images(100, 1), sha256="")
+        data = cifar.CIFAR(*standin.images(256, 0), *standin.images(100, 1), sha256="")
     else:
         run.on_main(lambda: cifar.fetch(run.data_dir))
         data = cifar.load(run.data_dir)
@@ -385,8 +385,8 @@ EXPERIMENTS = {
     "cifar10-plain56": figure_6(56, "4.5 h on two CPU cores"),
     "cifar10-plain110": figure_6(110, "9 h on two CPU cores"),
     "smoke": Experiment(
-        Cifar(depth=8, batch_size=32, steps=40, drops=(20, 30), evaluate_every=20, data="made-up"),
-        source="Sec. 4.2", cap="40 updates", cost="5 s", log_every=10, checkpoint_every=0, **{**RUN, "kind": "smoke"},
+        Cifar(depth=8, batch_size=32, steps=24, drops=(12, 18), evaluate_every=12, data="made-up"),
+        source="Sec. 4.2", cap="24 updates", cost="5 s", log_every=6, checkpoint_every=0, **{**RUN, "kind": "smoke"},
     ),
 }  # fmt: skip
 

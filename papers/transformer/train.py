@@ -286,10 +286,10 @@ EXPERIMENTS = {
     ),
     "smoke": Experiment(
         Config(
-            data="made-up", vocabulary=60, N=2, d_model=32, d_ff=64, h=4, batch_size=256, steps=40, warmup=20, average=2,
-            average_every=10, max_length=40, evaluate_every=10, extra=5, rate_factor=0.2,
+            data="made-up", vocabulary=60, N=2, d_model=32, d_ff=64, h=4, batch_size=256, steps=24, warmup=12, average=2,
+            average_every=6, max_length=40, evaluate_every=6, extra=5, rate_factor=0.2,
         ),
-        kind="smoke", source="Sec. 3 to 6.1", cap="40 updates", cost="5 s", log_every=10, checkpoint_every=0,
+        kind="smoke", source="Sec. 3 to 6.1", cap="24 updates", cost="5 s", log_every=6, checkpoint_every=0,
         precision={"cpu": "bf16", "cuda": "bf16"},
     ),
 }  # fmt: skip

@@ -26,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(1)  # two panels of Fig. 2 side by side are faster than one panel on two cores
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = Config(methods=("aevb",), train_size=IMAGES)
-    images = standin.images(IMAGES, 0, size=28)[0][..., 0].flatten(1) / 255
+    images = standin.decoded(IMAGES, 784)
     start = Methods(config)
 
     def straightforward():

@@ -217,9 +217,9 @@ def best_step_sizes(run: Run[Config], model: nn.Module, images: Tensor) -> list[
 
 def data(run: Run[Config]) -> tuple[Tensor, Tensor]:
     """The images of this run on its device, those to learn and those to test on: (N, D), (n, D), in [0, 1]."""
-    config, sha256, grey = run.config, "", lambda images: images.flatten(1).to(torch.get_default_dtype()) / 255
+    config, sha256 = run.config, ""
     if config.data == "made-up":
-        train, test = grey(standin.images(config.train_size + 50, 0, size=28)[0][..., 0]).split([config.train_size, 50])
+        train, test = standin.decoded(config.train_size + 50, 784).split([config.train_size, 50])
     elif config.data == "frey-face":
         frames, sha256 = faces.load(run.data_dir)
         frames = frames[permuted(len(frames), mix("Frey Face"), 0, len(frames))]  # the same split for all seeds
@@ -228,6 +228,7 @@ def data(run: Run[Config]) -> tuple[Tensor, Tensor]:
         run.on_main(lambda: mnist.fetch(run.data_dir))
         digits = mnist.load(run.data_dir)
         sha256 = digits.sha256
+        grey = lambda images: images.flatten(1).to(torch.get_default_dtype()) / 255
         train, test = grey(digits.train_images[: config.train_size]), grey(digits.test_images)
     run.describe_data(name=config.data, sha256=sha256, train=len(train), test=len(test), stand_in=config.data == "made-up")
     return train.to(run.device), test.to(run.device)

@@ -76,7 +76,7 @@ def check(data_dir, table, *others):
     paths = found(data_dir, NAME, table)
     assert {path.relative_to(data_dir).as_posix(): path.read_bytes() for path in paths} == CONTENT
     assert names(data_dir) == {*CONTENT, *others}
-    assert not list(data_dir.glob(".*-fetch-*")) and socket.getdefaulttimeout() is None
+    assert not list(data_dir.glob(".*-part-*")) and socket.getdefaulttimeout() is None
 
 
 def get(data_dir, table):
@@ -143,7 +143,7 @@ def fetching(data_dir, table):
 @pytest.mark.parametrize(("when", "whole"), {"download": 0, "unpacking": 2, "moving": 3}.items())
 def test_killed_half_way(when, whole, server, tmp_path, monkeypatch):
     """It leaves whole files or none; the next one takes away what it was at."""
-    table, left = server.table("good"), ".made up-fetch-*"
+    table, left = server.table("good"), ".made up-part-*"
     with monkeypatch.context() as patch:
         if when == "download":
             table, reached = server.table("stalls"), lambda: list(tmp_path.glob(f"{left}/set/plain.txt.*"))
@@ -177,7 +177,7 @@ def test_killed_half_way(when, whole, server, tmp_path, monkeypatch):
 def test_two_runs_at_once(locks, server, tmp_path, monkeypatch):
     """They download once; on a file system without locks perhaps twice, and both have all."""
     if not locks:
-        monkeypatch.setattr(fetch.fcntl, "flock", lambda *args: fail(errno.ENOLCK))
+        monkeypatch.setattr("fcntl.flock", lambda *args: fail(errno.ENOLCK))
     table = server.table("slow")
     runs = [fetching(tmp_path, table) for _ in range(2)]
     for run in runs:

@@ -45,7 +45,7 @@ def get(data_dir):
 
 def check(data_dir):
     assert {path.relative_to(data_dir / "set").as_posix(): path.read_bytes() for path in data_dir.glob("set/[!.]*/*")} == FILES
-    assert not list(data_dir.glob(".*-fetch-*")) and socket.getdefaulttimeout() is None
+    assert not list(data_dir.glob(".*-part-*")) and socket.getdefaulttimeout() is None
 
 
 def test_download(server, tmp_path):
@@ -115,7 +115,7 @@ def test_bad_server(how, server, tmp_path, monkeypatch):
     for word in ("Made Up: ", reason, "`hf download some/name", "--data-dir", "make smoke"):
         assert word in message, message
     assert (tmp_path / "set" / FIRST).read_bytes() == FILES[FIRST]
-    assert not list(tmp_path.glob(".*fetch*")) and socket.getdefaulttimeout() is None
+    assert not list(tmp_path.glob(".*part-*")) and socket.getdefaulttimeout() is None
 
 
 def full(*args, **options):

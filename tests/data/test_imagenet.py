@@ -133,7 +133,7 @@ def test_bad_image(content, reason, folder, tmp_path):
     data = imagenet.load(tmp_path, "train")
     message = refused(data.image, index)
     assert f"ImageNet: {path} cannot be decoded: {reason}" in message
-    assert "replace it: the same command then goes on" in message and "0x" not in message
+    assert "replace it, then the same command goes on" in message and "0x" not in message
     assert data.image(index - 1).size == data.image(index + 1).size == (40, 30)
 
 
@@ -184,9 +184,9 @@ def flat(folder):
             path.rmdir()
 
 
-NONE = "(Couldn't find any class folder"
+NONE = "holds images or nothing, no folders of images"
 FOLDERS = {  # what happens to the folder -> which split is asked for, and what is said
-    "an empty class": (lambda f: [(f / x / "n9").mkdir() for x in ("train", "val")], "train", "{0}/train (Found no valid file"),
+    "an empty class": (lambda f: [(f / x / "n9").mkdir() for x in ("train", "val")], "train", "no image in {0}/train/n9"),
     "a class of val alone": (
         lambda f: (f / "val/n01443537").rename(f / "val/n0"),
         "train",

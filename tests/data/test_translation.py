@@ -13,7 +13,7 @@ from common.errors import BadInput
 from common.provenance import ROOT
 from tests.serving import Handler, put, refused, serving, unprivileged
 
-SPLITS = ["train", "val", "test_2016_flickr", "test_2017_flickr", "test_2017_mscoco"]
+SPLITS = ["train", "val", "test_2016_flickr"]
 PACKED = gzip.compress(b"Hallo\n" * 50, mtime=0)
 
 
@@ -33,12 +33,12 @@ def test_multi30k(tmp_path, monkeypatch):
             urls = [url.replace(translation.MIRROR, server.mirror("good")) for url in file.urls]
             monkeypatch.setitem(translation.MULTI30K, name, file._replace(sha256=hashlib.sha256(body).hexdigest(), urls=urls))
         fetch_multi30k(tmp_path, "de", "en")
-        names = [f"{split}.{language}.gz" for split in SPLITS[:3] for language in ("de", "en")]
+        names = [f"{split}.{language}.gz" for split in SPLITS for language in ("de", "en")]
         assert [name for _, name in server.asked] == names
         assert {path.name for path in (tmp_path / "multi30k").iterdir()} == {*names}
     for wrong in ("cs", "en"):
         assert "name two of the languages de, en, fr" in refused(multi30k, tmp_path, "en", wrong, "val")
-    for split in SPLITS[:3]:
+    for split in SPLITS:
         data, some = multi30k(tmp_path, "en", "de", split), "13" if split == "train" else "123"
         assert data.source == [f"{split}.en {i}" for i in some] and data.target == [f"{split}.de {i}" for i in some]
         whole = b"".join(packed[f"{split}.{x}.gz"] for x in ("en", "de"))
@@ -47,12 +47,12 @@ def test_multi30k(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not (ROOT / "data/multi30k").exists(), reason="data/multi30k is not there")
 def test_the_real_multi30k():
-    for split, n in zip(SPLITS, (29_000, 1014, 1000, 1000, 461), strict=True):
+    for split, n in zip(SPLITS, (29_000, 1014, 1000), strict=True):
         for source, target in (("de", "en"), ("en", "fr")):
             data = multi30k(ROOT / "data", source, target, split)
             assert (len(data), len(data.target), data.empty) == (n, n, 0)
-    assert data.source[0] == "I cannot see where the green arrow is pointing."
-    assert data.target[0] == "Je ne peux pas voir ce qu'indique la flèche verte."
+    assert data.source[0] == "A man in an orange hat starring at something."
+    assert data.target[0] == "Un homme avec un chapeau orange regardant quelque chose."
     data = multi30k(ROOT / "data", "de", "en", "train")
     assert data.source[0] == "Zwei junge weiße Männer sind im Freien in der Nähe vieler Büsche."
     assert data.target[0] == "Two young, White males are outside near many bushes."

@@ -594,6 +594,7 @@ def test_the_paper_is_the_default():
     assert pretrain.loss(torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.int64)).item() == pytest.approx(math.log(8))
 
 
+@pytest.mark.slow
 def test_bf16_learns_as_fp32(tmp_path):
     """Losses of the whole smoke run, to half a per cent; the dropout of both is the same."""
     losses = {}

@@ -172,6 +172,7 @@ def test_the_first_loss(weight, tmp_path, double, monkeypatch):
     assert row["train_loss"] == pytest.approx(loss, rel=2e-7)
 
 
+@pytest.mark.slow
 def test_two_networks_in_one_run_are_those_of_two_runs(tmp_path):
     flags = ("--precision", "fp64", *PLAIN, "--epochs", 2)
     both = tune(tmp_path / "both", *flags, "--transferred", 0, 3)
@@ -234,6 +235,7 @@ def test_networks_begin_alike_but_for_what_is_transferred(tmp_path, double):
 # Killed, split, cut.
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path):
     """As it is, in bf16 and with dropout: bit for bit the same."""
     straight, killed = tune(tmp_path, "--epochs", 5), tmp_path / "killed" / OUT
@@ -247,6 +249,7 @@ def test_killed_and_started_again(tmp_path):
     assert_equal(newest(killed)["objects"], newest(straight)["objects"])
 
 
+@pytest.mark.slow
 def test_processes_and_micro_batches(tmp_path, monkeypatch):
     """--micro-batch counts tokens, of both orders; each process and each piece is a part of the same batches."""
     flags = ("--precision", "fp32", *PLAIN, "--epochs", 3)

@@ -78,6 +78,7 @@ def test_with_sums_the_printed_recipe_saturates_at_once(scale, saturated):
     assert ((states.abs() > 1.7).float().mean() > 0.8) == saturated
 
 
+@pytest.mark.slow
 def test_compiled_update_is_the_eager_one(tmp_path):
     """torch.compile changes rounding only."""
     assert here(SCRIPT, *SMALL, "--out", tmp_path / "eager")[0] == 0

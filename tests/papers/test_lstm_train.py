@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import types
 
+import pytest
 import torch
 
 from common.data.order import mix
@@ -95,6 +96,7 @@ def test_metrics_are_over_the_solved_trials(tmp_path):
     assert abs(metrics["test_error"] - error[done].mean().item()) < 1e-12
 
 
+@pytest.mark.slow
 def test_criterion_of_3c_is_judged_without_the_noise_of_the_targets(tmp_path):
     flags = ["--trials", 2, "--max-sequences", 1100, "--correct-within", 0.5, "--mean-error", 0.4]
     assert here(SCRIPT, "two-sequence-3c", "--out", tmp_path, *flags)[0] == 0

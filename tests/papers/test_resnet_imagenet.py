@@ -37,6 +37,7 @@ def data_dir(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_training_stops_and_resumes(data_dir, tmp_path):
     """A run that was told to stop goes on and ends as one that was left alone; its data is marked as not ImageNet."""
     flags = ["imagenet-resnet18", *SMALL, "--steps", STEPS, "--data-dir", data_dir, "--out"]
@@ -59,6 +60,7 @@ def test_training_stops_and_resumes(data_dir, tmp_path):
     assert all(error * VALIDATION / 100 == pytest.approx(round(error * VALIDATION / 100)) for error in metrics.values())
 
 
+@pytest.mark.slow
 def test_two_machines_under_slurm(data_dir, tmp_path):
     """`sbatch slurm.sh` on two machines, which are two process groups here: one run of two processes, one record."""
     (tmp_path / "bin").mkdir()
@@ -140,6 +142,7 @@ def reference(model, data_dir):
     return {f"top{k}_error_{name}": 100 * (r >= k).double().mean().item() for name, r in ranks.items() for k in (1, 5)}
 
 
+@pytest.mark.slow
 def test_official_weights_are_evaluated_exactly(data_dir, weights, tmp_path):
     """On one process and on two: what torchvision's own network and transforms give."""
     model = weights[1]

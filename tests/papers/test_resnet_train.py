@@ -131,6 +131,7 @@ def test_training_is_the_papers_recipe(residual, tmp_path, double):
     assert [row["train_loss"] for row in lines] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_bf16_and_the_compiled_net_train_alike(tmp_path):
     """Losses of 40 updates: bf16 within a few per cent of fp32, the compiled net's those of the eager one."""
     curves = {}

@@ -53,7 +53,7 @@ def model_of(directory, name="model"):
 
 
 def test_training_is_the_recipe(trained, double):
-    """Forty updates written out: token-mean smoothed cross-entropy, Adam of Sec. 5.3, Eq. (3), the mean of two checkpoints."""
+    """All updates written out: token-mean smoothed cross-entropy, Adam of Sec. 5.3, Eq. (3), the mean of two checkpoints."""
     _, _, ((source, target), (val_source, val_target), _) = made_up()
     torch.default_generator.manual_seed(mix(0, "start"))
     model = SMOKE.network(60)
@@ -63,7 +63,7 @@ def test_training_is_the_recipe(trained, double):
     buckets = Bucketed(torch.stack([source.lengths, target.lengths], 1), 256, 0)
     moments = {p: (torch.zeros_like(p), torch.zeros_like(p)) for p in model.parameters()}
     sources, targets, kept, losses = one_by_one(source), one_by_one(target), [], []
-    for step in range(1, 41):
+    for step in range(1, 25):
         model.zero_grad()
         total, count = 0.0, 0
         for i in buckets.batch(step - 1).tolist():  # sentence by sentence: no padding
@@ -73,15 +73,15 @@ def test_training_is_the_recipe(trained, double):
             count += len(labels)
         (total / count).backward()
         losses.append(total.item() / count)
-        lr = 0.2 * 32**-0.5 * min(step**-0.5, step * 20**-1.5)
+        lr = 0.2 * 32**-0.5 * min(step**-0.5, step * 12**-1.5)
         with torch.no_grad():
             for p, (m, v) in moments.items():
                 m.lerp_(p.grad, 0.1)
                 v.lerp_(p.grad**2, 0.02)
                 p -= lr * (m / (1 - 0.9**step)) / ((v / (1 - 0.98**step)).sqrt() + 1e-9)
-        if step in (30, 40):
+        if step in (18, 24):
             kept.append({name: p.detach().clone() for name, p in model.named_parameters()})
-    assert newest(trained)["samples"] == sum(len(buckets.batch(step)) for step in range(40))
+    assert newest(trained)["samples"] == sum(len(buckets.batch(step)) for step in range(24))
     objects = newest(trained)["objects"]
     for name, p in model.named_parameters():
         torch.testing.assert_close(objects["model"][name], p.detach(), rtol=1e-6, atol=1e-9, msg=name)
@@ -89,8 +89,8 @@ def test_training_is_the_recipe(trained, double):
         moved = not torch.allclose(kept[0][name], kept[1][name], atol=1e-6)
         assert moved != name.endswith("W_K.bias"), f"{name}: only the biases of keys change nothing, so they get no gradient"
     lines = rows(trained)
-    assert [row["train_loss"] for row in lines] == pytest.approx([sum(losses[i : i + 10]) / 10 for i in range(0, 40, 10)], rel=1e-6)
-    assert [row["lr"] for row in lines] == pytest.approx([0.2 * 32**-0.5 * min(s**-0.5, s * 20**-1.5) for s in (10, 20, 30, 40)])
+    assert [row["train_loss"] for row in lines] == pytest.approx([sum(losses[i : i + 6]) / 6 for i in range(0, 24, 6)], rel=1e-6)
+    assert [row["lr"] for row in lines] == pytest.approx([0.2 * 32**-0.5 * min(s**-0.5, s * 12**-1.5) for s in (6, 12, 18, 24)])
     nats = tokens = 0
     for one, two in zip(one_by_one(val_source), one_by_one(val_target), strict=True):
         log_p = model(torch.tensor([one]), torch.tensor([[START, *two[:-1]]]))[0].log_softmax(1)
@@ -123,6 +123,7 @@ def test_the_record_is_of_the_translations_that_the_weights_give(trained, double
     assert record(trained)["data"]["bleu"] == bleu.signature()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_record(trained, tmp_path):
     """Batches of unequal numbers of tokens, and translations gathered from both."""
     finish(processes(2, tmp_path / "log", SCRIPT, "smoke", "--precision", "fp64", "--dropout", 0, "--out", tmp_path))
@@ -136,11 +137,12 @@ def test_micro_batches_are_cut_by_tokens(monkeypatch, tmp_path):
     """--micro-batch 64: pieces of at most 64 tokens on either side."""
     sizes, forward = [], Transformer.forward
     monkeypatch.setattr(Transformer, "forward", lambda self, s, t: sizes.append(max(s.numel(), t.numel())) or forward(self, s, t))
-    assert here(SCRIPT, "smoke", "--micro-batch", 64, "--steps", 11, "--out", tmp_path)[0] == 0
+    assert here(SCRIPT, "smoke", "--micro-batch", 64, "--steps", 11, "--evaluate-every", 11, "--out", tmp_path)[0] == 0
     training = sizes[: sizes.index(max(sizes[20:])) - 1]
     assert len(training) > 30 and max(training) <= 64
 
 
+@pytest.mark.slow
 def test_the_task_is_learned(tmp_path):
     """A small net copies nearly everything after 300 updates."""
     size = ["--d-model", 64, "--d-ff", 128, "--h", 4, "--N", 1, "--dropout", 0, "--precision", "fp32"]
@@ -280,7 +282,7 @@ def test_learned_positions_refuse_longer_sentences(tmp_path):
         (["smoke", "--h", 5], "--d-model 32 cannot be divided among --h 5 heads"),
         (["smoke", "--dropout", 1], "--dropout must be in [0, 1)"),
         (["smoke", "--label-smoothing", -0.1], "--label-smoothing must be in [0, 1)"),
-        (["smoke", "--average", 9], "--average 9: so many checkpoints, 10 apart, need more --steps"),
+        (["smoke", "--average", 9], "--average 9: so many checkpoints, 6 apart, need more --steps"),
         (["smoke", "--max-length", 300], "--max-length 300: such a sentence does not fit in --batch-size 256"),
         (["smoke", "--max-length", 2], "no training pair has 2 tokens or fewer"),
         (["smoke", "--warmup", 0], "--warmup must be at least 1"),
@@ -347,6 +349,7 @@ def test_wmt14_experiments_run_on_plain_files(name, tmp_path):
 
 
 @pytest.mark.skipif(not (ROOT / "data/multi30k").exists(), reason="no Multi30k here")
+@pytest.mark.slow
 def test_multi30k_as_it_is_prepared(tmp_path):
     """Sentences, pieces, and tokens, counted on the real files."""
     (tmp_path / "multi30k").symlink_to(ROOT / "data/multi30k")

@@ -55,7 +55,7 @@ def test_training_is_algorithm_1_with_adagrad_and_the_map_criterion(tmp_path):
             parameter.data.normal_(0, 0.1)
         wake_sleep = copy.deepcopy(aevb)
         start = copy.deepcopy(aevb.state_dict())
-        images, test_images = (standin.images(150, 0, size=28)[0][..., 0].flatten(1).double() / 255).split([100, 50])
+        images, test_images = standin.decoded(150, 784).split([100, 50])
         squares = {p: torch.zeros_like(p) for net in (aevb, wake_sleep) for p in net.parameters()}
         for step in range(100):
             x = images[permuted(100, 0, 20 * step, 20 * step + 20)]
@@ -189,6 +189,7 @@ def test_the_e_step_is_the_same_on_all_processes():
     assert torch.equal(*results)
 
 
+@pytest.mark.slow
 def test_chains_of_monte_carlo_em_sample_the_posterior():
     """With the decoder held still the chains of one image spread as p(z|x), by quadrature in two dimensions."""
     _, methods, _ = em(train_size=400, batch=400)

@@ -317,6 +317,7 @@ def command(monkeypatch, tmp_path, capfd):
     return weights(pretrained, tmp_path / "out", monkeypatch, capfd)
 
 
+@pytest.mark.slow
 def test_the_command_gives_the_bleu_of_generate(official, taught, command, tmp_path):
     """On one process, and on two, one sentence at a time, from the other format; sets that are not there are not measured."""
     folder, data, texts, bleu = official
