@@ -128,8 +128,8 @@ def load(run: Run[Images]) -> Data:
             name="imagenet, then cifar10", sha256=official.sha256, cifar10_sha256=digest, train=len(official),
             test=len(sets.test.labels), stand_in=not official.official,
         )  # fmt: skip
-        where = lambda index: f"ImageNet: {official.read(index)[0]}"
-        return Data(len(official), None, run.reader(reading(official.image, where, 32)), sets)
+        where = "ImageNet: image {}".format
+        return Data(len(official), None, run.reader(reading(official.image, where, 32)), sets if run.config.labelled else None)
     sets, digest = {"cifar10": labelled_cifar, "svhn": labelled_svhn, "made-up": made_up}[data](run)
     n = len(sets.train.labels)
     run.describe_data(name=data, sha256=digest, train=n, test=len(sets.test.labels), stand_in=data == "made-up")

@@ -49,6 +49,18 @@ def test_a_folder_that_does_not_do(sizes, words, tmp_path):
     assert code == 2 and words in output and output.strip().count("error") <= 1 and "Traceback" not in output
 
 
+def test_features_of_another_set(tmp_path, monkeypatch):
+    """Learned from ImageNet, read and resized to 32 pixels by workers; judged on CIFAR-10, here a stand-in."""
+    for name in ("n01", "n02"):
+        folder(tmp_path / "imagenet/train" / name, [(40, 32), (100, 60)] * 4)
+    monkeypatch.setattr(unlabelled, "labelled_cifar", lambda run: (sets(), ""))
+    flags = ("--width", 2, "--batch-size", 4, "--epochs", 1, "--Z", 5, "--trials", 1, "--draws", 1, "--labelled", 2)
+    code, output = here(SCRIPT, "cifar10-features", *flags, "--data-dir", tmp_path, "--out", tmp_path / "runs")
+    assert code == 0, output
+    run = record(tmp_path / "runs/dcgan/cifar10-features/seed0")
+    assert run["steps"] == 4 and run["data"]["stand_in"] and 0 <= run["metrics"]["test_accuracy_svm_2_a_class"] <= 100
+
+
 def test_no_folder(tmp_path):
     code, output = here(SCRIPT, "lsun", "--data-dir", tmp_path, "--out", tmp_path / "runs")
     assert code == 2 and str(tmp_path / "lsun") in output and "is not there" in output
