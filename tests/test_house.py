@@ -24,7 +24,6 @@ LONELY = {  # modules of common with one paper so far -> the paper that will be 
     "common/data/cifar.py": "DDPM",
     "common/data/glue.py": "BERT",
     "common/data/imagenet.py": "AlexNet",
-    "common/data/images.py": "AlexNet",
     "common/data/translation.py": "Seq2Seq with attention",
 }
 OURS = "accelerator|finish|identity|interrupt|objects|script|track"  # of a run, not the papers'

@@ -1,7 +1,7 @@
 """DCGANs: Table 3, digits that are generated with labels as the training set of a nearest-neighbour classifier of real ones.
 
     make reproduce-dcgan                                         # MNIST, 200 epochs, judged by 10 million samples
-    make reproduce-dcgan SEEDS="0 1 2" GPUS=3                    # one process for each seed, side by side
+    make reproduce-dcgan SEEDS="0 1 2"                           # one seed after the other
     torchrun --nproc-per-node 2 -m papers.dcgan.train mnist      # the batch of 128 is shared out; statistics are per process
     make reproduce-dcgan GPUS=8 NODES=2 NODE_RANK=0 MASTER=first-host  # on the first of two machines, NODE_RANK=1 on the other
 
