@@ -94,7 +94,7 @@ CHEAPEST = {
 }
 
 
-NEEDS = {"gpt": "tinyshakespeare", "lenet": "MNIST", "vae": "MNIST", "resnet": "cifar-10-batches-py"}  # of data/
+NEEDS = {"gpt": "tinyshakespeare", "dcgan": "MNIST", "lenet": "MNIST", "vae": "MNIST", "resnet": "cifar-10-batches-py"}  # of data/
 
 
 def needs_data(paper):

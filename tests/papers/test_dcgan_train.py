@@ -219,3 +219,36 @@ def test_neighbours_of_another_generator_do_not_count(tmp_path):
     assert neighbours.digest(net) == neighbours.digest(other)
     other.fc1.weight.data[0, 0] += 1e-6
     assert neighbours.digest(net) != neighbours.digest(other)
+
+
+# Claims.
+
+
+def test_claims_can_fail():
+    """A collapsed generator, copies of the training images, and more samples that make no difference reproduce nothing."""
+    claims = {claim.metric: claim for claim in train.EXPERIMENTS["mnist"].claims}
+    few, many, fewer = (claims[name] for name in ("test_error_1nn_50k", "test_error_1nn_10m", "fewer_errors"))
+    word = lambda claim, value: claim.verdict("paper", [value]).word
+    assert (few.value, many.value) == (2.98, 1.48)
+    assert word(few, 90.0) == word(many, 90.0) == word(few, 3.34) == word(many, 3.09) == "short"
+    assert word(few, 3.3) == word(many, 1.7) == word(fewer, 1.0) == "reproduced"
+    assert word(fewer, -1.0) == word(fewer, 0.1) == "short"
+    assert few.tolerance + many.tolerance < few.value - many.value
+
+
+def test_what_a_record_says_of_samples_and_rules():
+    sizes = dict(zip(map(train.named, train.SIZES), (9.0, 5.0, 3.1, 2.8, 2.0, 1.6), strict=True))
+    assert [*sizes] == ["1k", "10k", "50k", "100k", "1m", "10m"] and train.named(300) == "300"
+    metrics = {f"test_error_1nn_{name}": value for name, value in sizes.items()}
+    curves = {"epoch": [1, 5], "validation_error_1nn_1k": [20, 10], "validation_error_1nn_10k": [15, 7]}
+    drawn = {"experiment": "mnist", "seed": 0, "metrics": metrics | {"real_error_1nn_50k": 3.34, "real_error_1nn_60k": 3.09}}
+    for _, draw in train.PICTURES.values():
+        assert len(draw([drawn | {"curves": curves}]).axes[0].lines) >= 2
+    runs = [{"experiment": "rules-none", "metrics": {"test_error_1nn_10k": 5.0, "diversity": d}} for d in (0.4, 0.9)]
+    _, first, *others = train.rules(runs)
+    assert first[0] == "`rules-none`" and first[-1] == "1 of 2" and {row[-1] for row in others} == {"not run"} and len(others) == 5
+
+
+def test_diversity_is_that_of_real_digits():
+    x, y = torch.rand(2000, 9), torch.arange(2000) % 10
+    assert train.variance(x, y) == pytest.approx(9 / 12, rel=0.05) and train.variance(x[:1].expand(2000, 9), y) == 0
