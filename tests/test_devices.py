@@ -30,6 +30,8 @@ LESS = {  # the same loops, fewer updates
     ("transformer", "smoke"): ("--steps", 10, "--average", 1),
 }
 OPTIONS = [  # with tensors of their own
+    ("alexnet", "smoke", "--beside", "no-norms"),
+    ("alexnet", "smoke", "--net", 18, "--decay", 0, 0, 0, 1, "--first", 0),
     ("gpt", "smoke", "--network", "lstm", "--units", 8, "--steps", 2, "--evaluate-every", 1),
     ("lenet", "smoke", "--loss", "mse", "--batch-size", 10, "--train-size", 60),
     ("lstm", "smoke", "--no-recurrent", "--task", "long-lag-2c", "--criterion", "test", "--max-sequences", 10),

@@ -111,7 +111,8 @@ def ilsvrc(run: Run) -> Data:
         stand_in=not (data.official and test.official),
     )  # fmt: skip
     found, n = statistics(run, data), len(data.labels)
-    means, places = windows(found.mean.to(run.device), 0, CROP), SIDE - CROP + 1
+    mean, deviations, components = (t.to(torch.get_default_dtype()) for t in found)
+    means, places = windows(mean.to(run.device), 0, CROP), SIDE - CROP + 1
     if config.authors:
         means = means[places // 2, places // 2].expand(means.shape)  # of any crop the centre of the mean image
     scale = 1 + config.colour if config.authors else 1.0
@@ -124,7 +125,7 @@ def ilsvrc(run: Run) -> Data:
     def shown(step: int, read: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         mine = run.share(B)
         draws = draw_crops(B, places, run.seed, step)[mine].to(run.device, non_blocking=True)
-        colours = draw_colours(B, config.colour_at(passes(step)), found.deviations, found.components, run.seed, step)[mine]
+        colours = draw_colours(B, config.colour_at(passes(step)), deviations, components, run.seed, step)[mine]
         every = torch.arange(len(draws), device=run.device)
         images = crop(windows(read[0], 0, CROP), means, every, draws, scale=1)
         return (images + colours.to(run.device, non_blocking=True)[:, :, None, None]) / scale, read[1]

@@ -374,8 +374,8 @@ EXPERIMENTS = {
     "rates-4": rates(0.004, 0.016),
     "rates-8": rates(0.008, 0.032),
     "smoke": on_cifar(
-        Cifar(batch_size=16, first=1, epochs=2, drops=(2,), beside="no-norms", evaluate_every=1, data="made-up"),
-        "Sec. 3.3", "5 s", [], 4, kind="smoke", checkpoint_every=0,
+        Cifar(lr=2e-4, batch_size=16, first=1, epochs=2, drops=(2,), evaluate_every=1, data="made-up"),
+        "Sec. 3.3", "5 s", [], 7, kind="smoke", checkpoint_every=0,
     ),
 }  # fmt: skip
 PICTURES = {"figure-1": (("figure1",), figure_1)}
