@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Sec. 3.3, "Local Response Normalization".
@@ -34,6 +35,7 @@ class _Normalised(torch.autograd.Function):
         return a * p
 
     @staticmethod
+    @once_differentiable
     def backward(context, gradient: Tensor):
         """da_i = p_i db_i - 2 alpha beta a_i window(a p db / d)_i, since i is in j's window exactly when j is in i's."""
         a, d, p = context.saved_tensors

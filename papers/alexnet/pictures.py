@@ -53,5 +53,5 @@ def figure_1(records: list[Record]) -> "Figure":
             label = f"{f}, seed {record['seed']}" + (f": 25 % after {at:.1f}" if at else "")
             lines[label] = (curves["epoch"], curves[f"{f}_train_error"], style)
     levels = {"25 %": 25.0}
-    lines["paper, as read from the plot: after 6 and 36"] = ([6, 36], [25, 25], "kx")
+    lines["paper, as others read its plot: 6 and 36"] = ([6, 36], [25, 25], "kx")
     return figures.curves(lines, levels, xlabel="passes through the training set", ylabel="training error, %", ylim=(0, 75))

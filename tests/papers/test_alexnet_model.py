@@ -156,6 +156,9 @@ def test_norms_are_the_explicit_sum(name, memory):
 def test_gradients_of_norms():
     a = torch.randn(2, 6, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ResponseNorm(2, 3, alpha=0.5), a) and torch.autograd.gradcheck(MapNorm(3, alpha=2.0), a)
+    (gradient,) = torch.autograd.grad(ResponseNorm(2)(a).square().sum(), a, create_graph=True)
+    with pytest.raises(RuntimeError):  # a second derivative is refused, not wrong
+        torch.autograd.grad(gradient.sum(), a)
 
 
 def test_torchs_norm_divides():

@@ -16,6 +16,7 @@ from papers.alexnet import model as nets
 from papers.alexnet import train
 from papers.alexnet.data import views
 from papers.alexnet.momentum import Momentum
+from papers.alexnet.pictures import figure_1, filters
 from papers.alexnet.train import Cifar, ImageNet
 from tests.start import here, newest, record, rows
 
@@ -267,6 +268,21 @@ def test_figure_1_is_read_off_the_curves(monkeypatch):
     assert found["epochs_ratio"] == pytest.approx((1.5 + 25 / 26) / 2)
     curves["tanh_train_error"][2] = 26
     assert train.compared(run, {})["epochs_ratio"] != train.compared(run, {})["epochs_ratio"]  # nan
+
+
+def test_pictures():
+    """Figure 1 of two seeds, one of which has not come down to 25 %; Figure 3's kernels, each on its own scale."""
+    curves = {"epoch": [0.5, 1.5], "relu_train_error": [60.0, 20.0], "tanh_train_error": [70.0, 50.0]}
+    metrics = {"relu_epochs_to_25": 1.4, "tanh_epochs_to_25": None}
+    figure = figure_1([{"seed": seed, "curves": curves, "metrics": metrics} for seed in (0, 1)])
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels[:2] == ["relu, seed 0: 25 % after 1.4", "tanh, seed 0"] and len(labels) == 5
+    kernels = torch.rand(96, 3, 11, 11) * torch.logspace(-3, 3, 96)[:, None, None, None]
+    picture = filters(kernels, 16)
+    assert picture.shape == (3, 6 * 13 * 4, 16 * 13 * 4)
+    cells = picture[:, ::4, ::4].unflatten(1, (6, 13)).unflatten(3, (16, 13)).permute(1, 3, 0, 2, 4)[..., 1:-1, 1:-1].flatten(0, 1)
+    low, high = (f(kernels, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+    torch.testing.assert_close(cells, (kernels - low) / (high - low))
 
 
 @pytest.mark.parametrize(
