@@ -30,6 +30,8 @@ LESS = {  # the same loops, fewer updates
     ("transformer", "smoke"): ("--steps", 10, "--average", 1),
 }
 OPTIONS = [  # with tensors of their own
+    ("alexnet", "smoke", "--beside", "no-norms"),
+    ("alexnet", "smoke", "--net", 18, "--decay", 0, 0, 0, 1, "--first", 0),
     ("dcgan", "smoke", "--net", "mlp", "--epochs", 1, "--decay", 0),
     ("dcgan", "smoke", "--broken", "joint-batch", "--epochs", 1, "--decay", 0),
     ("dcgan", "smoke-features", "--prior", "normal", "--epochs", 1, "--draws", 1, "--no-controls"),

@@ -32,13 +32,13 @@ def draw_crops(batch_size: int, places: int, seed: int, step: int) -> Tensor:
     return (uniform * torch.tensor([places, places, 2])).long()
 
 
-def crop(windows: Tensor, mean: Tensor, index: Tensor, draws: Tensor) -> Tensor:
-    """Crops of some images or of their flips, less the mean, in units of 255: (B, 3, H, W), their memory still channels last.
+def crop(windows: Tensor, mean: Tensor, index: Tensor, draws: Tensor, scale: float = 255) -> Tensor:
+    """Crops of some images or of their flips, less the mean, in units of `scale`: (B, 3, H, W), their memory still channels last.
 
     windows, mean: of the images and of the mean image by `windows`, so that margins are zeros in the end; draws: from `draw_crops`.
     """
     top, left, flip = draws.unbind(1)
-    crops = (windows[index, top, left] - mean[top, left]) / 255
+    crops = (windows[index, top, left] - mean[top, left]) / scale
     return torch.where(flip.bool()[:, None, None, None], crops.flip(3), crops)
 
 
