@@ -94,7 +94,14 @@ CHEAPEST = {
 }
 
 
-NEEDS = {"gpt": "tinyshakespeare", "dcgan": "MNIST", "lenet": "MNIST", "vae": "MNIST", "resnet": "cifar-10-batches-py"}  # of data/
+NEEDS = {
+    "alexnet": "cifar-10-batches-py",
+    "gpt": "tinyshakespeare",
+    "dcgan": "MNIST",
+    "lenet": "MNIST",
+    "vae": "MNIST",
+    "resnet": "cifar-10-batches-py",
+}  # of data/
 
 
 def needs_data(paper):
