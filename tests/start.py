@@ -40,6 +40,13 @@ def here(module: str, *argv: str) -> tuple[int, str]:
     return code, output.getvalue()
 
 
+def refuses(module: str, *argv: str, said: str) -> None:
+    """It does not begin: exit code 2, and these words, wherever a console breaks its lines."""
+    code, output = here(module, *argv)
+    assert code == 2 and said in " ".join(output.split()), output
+    assert "Traceback" not in output
+
+
 @contextlib.contextmanager
 def compiling(on: bool = True) -> Iterator[None]:
     """With torch.compile, which tests do without otherwise."""

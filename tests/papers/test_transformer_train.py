@@ -16,7 +16,7 @@ from common.words import judged
 from papers.transformer import sentences, train, translate
 from papers.transformer.model import Transformer, beam_search
 from papers.transformer.vocabulary import END, START, decode, encode, load_bpe, train_bpe
-from tests.start import compiling, finish, here, newest, processes, record, rows
+from tests.start import compiling, finish, here, newest, processes, record, refuses, rows
 from tools.repository import experiments, records
 
 SCRIPT = "papers.transformer.train"
@@ -293,9 +293,7 @@ def test_learned_positions_refuse_longer_sentences(tmp_path):
     ],
 )
 def test_bad_input(flags, said, tmp_path):
-    code, output = here(SCRIPT, *flags, "--out", tmp_path)
-    assert code == 2 and said in " ".join(output.split()), output
-    assert "Traceback" not in output
+    refuses(SCRIPT, *flags, "--out", tmp_path, said=said)
 
 
 def test_too_many_processes_for_a_batch_are_refused(tmp_path):
