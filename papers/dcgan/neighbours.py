@@ -1,6 +1,5 @@
 """The 1-nearest-neighbour classifier of Table 3, exact, on more generated samples than memory holds."""
 
-import hashlib
 import io
 import math
 import time
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from common.data.order import mix
 from common.files import write_atomic
 from common.run import Run
+from common.weights import fingerprint
 
 SAMPLED = 128  # digits in a batch, whose statistics its batch norms take (code); sample i is in batch i // 128
 BLOCK = 125 * SAMPLED  # samples between two looks at the clock
@@ -100,7 +100,7 @@ def wrong_by_samples(run: Run, generator: nn.Module, images: Tensor, labels: Ten
     nearest, wrong = Nearest(images[mine].float()), {}
     path = run.dir / f"neighbours-{run.rank}.pt"
     with run.evaluating(generator) as net:
-        of = f"{digest(net)} {run.rank}/{run.processes} {len(images)}"  # what these neighbours are those of
+        of = f"{fingerprint(net)} {run.rank}/{run.processes} {len(images)}"  # what these neighbours are those of
         if path.exists() and (kept := torch.load(path, map_location=run.device, weights_only=True))["of"] == of:
             nearest.restore(kept["nearest"])
             wrong = {size: found for size, found in kept["wrong"].items() if size in sizes}
@@ -121,14 +121,6 @@ def wrong_by_samples(run: Run, generator: nn.Module, images: Tensor, labels: Ten
                 left = (now - began) / (nearest.count - here) * (total - nearest.count)
                 run.say(f"nearest neighbours: {nearest.count:,} of {total:,} samples, {left / 60:.0f} min to go")
     return {size: run.gather(found, len(images)) for size, found in wrong.items()}
-
-
-def digest(net: nn.Module) -> str:
-    """Of its weights."""
-    found = hashlib.sha256()
-    for value in net.state_dict().values():
-        found.update(value.cpu().contiguous().float().numpy().tobytes())
-    return found.hexdigest()
 
 
 def errors(

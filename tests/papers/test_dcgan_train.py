@@ -216,9 +216,9 @@ def test_judging_goes_on_where_it_was_killed(tmp_path, monkeypatch):
 def test_neighbours_of_another_generator_do_not_count(tmp_path):
     net = ConditionalGenerator(5, 10, 2, 4)
     other = copy.deepcopy(net)
-    assert neighbours.digest(net) == neighbours.digest(other)
+    assert neighbours.fingerprint(net) == neighbours.fingerprint(other)
     other.fc1.weight.data[0, 0] += 1e-6
-    assert neighbours.digest(net) != neighbours.digest(other)
+    assert neighbours.fingerprint(net) != neighbours.fingerprint(other)
 
 
 # Claims.
