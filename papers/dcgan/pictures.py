@@ -34,7 +34,7 @@ def draw_digits(run: Run, generator: nn.Module, images: Tensor) -> None:
     """At the end of training; images: the training images, bytes (n, 28, 28)."""
     digits = made(run, generator, fixed(run, 10 * COLUMNS, "samples"))
     run.save_figure(figures.grid(digits, COLUMNS), "samples")
-    animate(run, "training", 8)
+    animate(run, "training", 8 * 28)
 
     ends = fixed(run, 20, "ends").unflatten(0, (10, 2, 1))  # of a line in each class (Fig. 4)
     share = torch.linspace(0, 1, COLUMNS, device=ends.device)[None, :, None]
@@ -49,8 +49,8 @@ def draw_digits(run: Run, generator: nn.Module, images: Tensor) -> None:
     run.save_figure(figures.grid(torch.cat([some, found]), COLUMNS), "nearest-training-images")
 
 
-def animate(run: Run, name: str, columns: int) -> None:
-    """figures/<name>.png, animated: the first columns of the samples of all epochs, one after the other."""
+def animate(run: Run, name: str, width: int) -> None:
+    """figures/<name>.png, animated: the samples of all epochs, one after the other, as far as `width` pixels from the left."""
     if not run.main:
         return
     from PIL import Image
@@ -61,7 +61,7 @@ def animate(run: Run, name: str, columns: int) -> None:
     frames: list[Any] = []
     for path in paths:
         with Image.open(path) as image:
-            frames.append(image.convert("L").crop((0, 0, 28 * columns, image.height)))
+            frames.append(image.crop((0, 0, width, image.height)))
             description = image.text["Description"]
     about = PngInfo()
     about.add_text("Title", f"{name}: the samples of {', '.join(path.stem.removeprefix('samples-') for path in paths)}")

@@ -36,6 +36,10 @@ def test_a_folder_of_faces(tmp_path):
     assert {*train.EXPERIMENTS["faces"].figures, "samples-epoch001"} <= pictures
     with Image.open(run / "figures/samples.png") as picture:
         assert picture.size == (16 * 64, 8 * 64)
+        samples = picture.crop((0, 0, 8 * 64, 8 * 64)).tobytes()
+    with Image.open(run / "figures/training.png") as picture:  # in colour, and no wider than what it shows
+        picture.seek(picture.n_frames - 1)
+        assert picture.size == (8 * 64, 8 * 64) and picture.convert("RGB").tobytes() == samples
     assert newest(run)["objects"]["model"]["convs.3.weight"].shape == (16, 8, 5, 5)
 
 
