@@ -63,7 +63,6 @@ def test_a_pair_of_3x3_sees_what_a_5x5_sees():
         for layer in layers:
             x = layer(x)
         assert (x[0, 0, 10] > 0).sum() == sees
-    assert 49 / 27 == pytest.approx(1.81, abs=0.01)  # "81% more"
 
 
 @pytest.mark.parametrize("configuration", ["A", "A-LRN", "C", "E"])
