@@ -44,6 +44,8 @@ OPTIONS = [  # with tensors of their own
     ("lstm", "smoke-recall", "--last-error", "cell", "--gate", -3, "--regular", "--max-sequences", 100),
     ("lstm", "smoke-recall", "--net", "self-recurrent", "--max-sequences", 100),
     ("transformer", "smoke", "--learned-positions", "--steps", 10, "--average", 1),
+    ("vgg", "smoke", "--compare", "depth", "--steps", 2, "--evaluate-every", 2),
+    ("vgg", "smoke", "--compare", "batch-norm", "--steps", 2, "--evaluate-every", 2),
 ]
 
 

@@ -126,7 +126,7 @@ def test_processes(script, name, tmp_path, toy_data, monkeypatch):
     directory = {out: next((tmp_path / out).glob("*/*/seed0")) for out in "12"}
     assert record(directory["1"])["processes"] == 1
     assert record(directory["2"])["processes"] == 2
-    has_batch_norm = any("running_var" in key for key in newest(directory["1"])["objects"]["model"])
+    has_batch_norm = any("running_var" in key for state in newest(directory["1"])["objects"].values() for key in state)
     batch = re.compile(r"global batch (\d+)")
     if has_batch_norm:  # its statistics are per process, as in the papers
         assert batch.search(one)[1] == batch.search(two[0].output())[1]

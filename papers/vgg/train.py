@@ -308,7 +308,8 @@ EXPERIMENTS = {
     ),
     "cifar10-start": Experiment(
         Cifar(compare="start", steps=1_500, drops=(), evaluate_every=500), source="Sec. 3.1", cap="1,500 updates of each net",
-        cost="40 min on one CPU core", figures=("losses",), note="scaled: D on CIFAR-10, half the maps, a classifier of 512, 512 and 10",
+        cost="40 min on one CPU core", figures=("losses",),
+        note="scaled: D on CIFAR-10, half the maps, a classifier of 512, 512 and 10",
         curves=("update", *(f"{name}_train_loss" for name in ("variance", "deviation", "glorot", "a"))),
         **{**RUN, "kind": "scaled"},
     ),
@@ -316,7 +317,8 @@ EXPERIMENTS = {
         Cifar(
             compare="batch-norm", narrow=1, lr=0.1, cosine=True, steps=78_125, drops=(), evaluate_every=3_906, dropout=0.0
         ),
-        source="none: kuangliu's pytorch-cifar, VGG16, 92.64 %", cap="200 passes", cost="37 h on one CPU core, by the CPU time of an update; not run here",
+        source="none: kuangliu's pytorch-cifar, VGG16, 92.64 %", cap="200 passes",
+        cost="37 h on one CPU core, by the CPU time of an update; not run here",
         claims=[Claim("test_error", 7.36, "%", "kuangliu/pytorch-cifar, VGG16: 92.64 %", True, 0.3, "a choice")],
         note="no experiment of the paper: D with batch normalisation by a public recipe", figures=("errors",),
         **{**RUN, "kind": "scaled"},
