@@ -31,7 +31,7 @@ endif
 
 PAPERS := $(sort $(patsubst papers/%/train.py,%,$(wildcard papers/*/train.py)))
 
-.PHONY: help setup test test-all torture lint tables list smoke replay
+.PHONY: .venv/stamp help setup test test-all torture lint tables list smoke replay
 
 help: ## these lines
 	@echo "papers: $(PAPERS)"
@@ -42,14 +42,20 @@ help: ## these lines
 
 setup: $(SETUP) ## build .venv (every command does it when it is needed)
 
-.venv/stamp: requirements.txt constraints.txt
-	@command -v $(BASE_PYTHON) > /dev/null || { echo "error: no $(BASE_PYTHON) here: install Python 3.11 or newer, or name one with BASE_PYTHON=..." >&2; exit 2; }
-	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(BASE_PYTHON) --version) is too old: install Python 3.11 or newer, or name one with BASE_PYTHON=..." >&2; exit 2; }
-	@$(BASE_PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "error: $(BASE_PYTHON) has no venv module: install it (Debian: apt install python3-venv), or use an interpreter that has the packages, with PY=..." >&2; exit 2; }
-	@echo "building .venv (about 6 GB, once; a minute or two)"
-	@$(BASE_PYTHON) -m venv --clear .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
-	@touch $@
+# The stamp holds what the environment was built from. One builds, under a lock, others wait; what make did not build stays as it is.
+.venv/stamp:
+	@{ if command -v flock > /dev/null; then flock 9; fi; \
+	want="$$(PATH="$$PATH:/usr/bin:/bin"; cat requirements.txt constraints.txt | cksum)"; \
+	! [ -e .venv/stamp ] || [ "$$(cat .venv/stamp)" != "$$want" ] || exit 0; \
+	[ ! -L .venv ] || { [ -x .venv/bin/python ] && exit 0; echo "error: .venv is a link to $$(readlink .venv), which has no bin/python: take it away" >&2; exit 2; }; \
+	[ ! -e .venv ] || [ -e .venv/stamp ] || [ -e .venv.building ] || { echo "error: .venv was not built by make: move it away, or use it as it is with PY=.venv/bin/python" >&2; exit 2; }; \
+	command -v $(BASE_PYTHON) > /dev/null || { echo "error: no $(BASE_PYTHON) here: install Python 3.11 or newer, or name one with BASE_PYTHON=..." >&2; exit 2; }; \
+	$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(BASE_PYTHON) --version) is too old: install Python 3.11 or newer, or name one with BASE_PYTHON=..." >&2; exit 2; }; \
+	$(BASE_PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "error: $(BASE_PYTHON) has no venv module: install it (Debian: apt install python3-venv), or use an interpreter that has the packages, with PY=..." >&2; exit 2; }; \
+	echo "building .venv (about 6 GB, once; a minute or two)"; \
+	touch .venv.building && $(BASE_PYTHON) -m venv --clear .venv \
+	&& .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt \
+	&& echo "$$want" > $@ && rm -f .venv.building; } 9> .venv.lock
 
 reproduce-%: $(SETUP) ## train, evaluate, compare with the paper
 	@exec $(PYTHON) -m tools.launch --paper $* --experiment "$(EXPERIMENT)" --seeds "$(SEEDS)" --gpus "$(GPUS)" --nodes $(NODES) --node-rank $(NODE_RANK) --master "$(MASTER)" --args="--out '$$OUT' $$ARGS"

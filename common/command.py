@@ -6,8 +6,10 @@ import gc
 import inspect
 import operator
 import os
+import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +21,14 @@ from common.options import Options, config_dict, differences
 from common.provenance import ROOT
 from common.run import Run
 from common.signals import Interrupted, signals
+from common.track import speak
 from common.words import columns, duration, label, number, paper_value, said
 
 
 def reproduce(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, float]], argv: list[str] | None = None) -> None:
     """The entry point of every train.py. Exits 0, 2 (bad input), 130 (SIGINT), 143 (SIGTERM), or 1 (anything else)."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal's or a file's locale may have no such sign
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)  # what `main` leaves behind: a second signal does not disturb the end
     try:
@@ -38,7 +43,7 @@ def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[[Run], dic
     The experiments' configs have a field `weights`. What is not among the known ones makes no claims.
     """
     weights, *options = sys.argv[1:] or [""]
-    weights = weights.removeprefix("weights-")
+    weights = str(Path(weights).expanduser()) if weights.startswith("~") else weights.removeprefix("weights-")
     if weights and not weights.startswith("-"):
         name = "weights-" + (Path(weights).stem if (is_file := Path(weights).exists()) else weights.replace("/", "-"))
         if is_file or name not in known:
@@ -51,7 +56,9 @@ def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[[Run], dic
 def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, float]], argv: list[str]) -> int:
     """Run one experiment to its end. Returns the exit code; SystemExit comes only from tyro's help and its own errors."""
     script = Path(inspect.getfile(train)).resolve()
+    forget_leftovers()
     first = int(os.environ.get("RANK", 0)) == 0
+    argv = [re.sub(r"(?<![^=])~(?=/|$)", lambda _: str(Path.home()), word) for word in argv]  # make and scripts quote it
     run = None
     with signals() as interrupt:
         try:
@@ -67,15 +74,34 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
                 print_result(run)
             return 0
         except (BadInput, Failed) as error:
-            if first or isinstance(error, (BadFile, LostWorker)):
-                print(f"error: {error}", file=sys.stderr, flush=True)
+            alone = first or isinstance(error, (BadFile, LostWorker))
+            if not alone and "TORCHELASTIC_RUN_ID" in os.environ:
+                time.sleep(PATIENCE)  # until the first process has met the same, said it, and torchrun ends this one too
+                alone = True
+            if alone:
+                speak(f"error: {error}", sys.stderr)
             return 2 if isinstance(error, BadInput) else 1
         except Interrupted as error:
             if first:
                 newest = next(iter(checkpoints(run.dir)), None) if run else None
                 saved = f"checkpoint of step {int(newest.stem[4:]):,} kept" if newest else "no checkpoint yet"
-                print(f"stopped by {error}: {saved}; the same command goes on from there", file=sys.stderr, flush=True)
+                speak(f"stopped by {error}: {saved}; the same command goes on from there", sys.stderr)
             return 128 + error.signum
+
+
+PATIENCE = 20.0  # seconds that another process has to say what it refuses, while it starts W&B perhaps
+GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def forget_leftovers() -> None:
+    """Take a launcher's variables, left by an earlier job, out of the environment unless they make this process one of several."""
+    rank, world, address = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+    if rank.isdecimal() and world.isdecimal() and address and int(world) > 1:
+        if rank == "0" and "TORCHELASTIC_RUN_ID" not in os.environ:
+            print(f"WORLD_SIZE={world}: waiting for {world} processes at {address}", file=sys.stderr, flush=True)
+        return
+    for name in GROUP:
+        os.environ.pop(name, None)
 
 
 def compare_with_finished(run: Run, train: Callable[[Run], Any]) -> None:

@@ -21,7 +21,7 @@ AGAIN = "--restart starts over, --out names another folder"
 GO_ON = "--restart starts over, --allow-changes goes on and records it"
 
 
-def take(directory: Path, *, restart: bool) -> BinaryIO:
+def take(directory: Path, *, restart: bool, say: Callable[[str], None] = print) -> BinaryIO:
     """The directory's lock, held until it is closed.
 
     Raises:
@@ -30,11 +30,14 @@ def take(directory: Path, *, restart: bool) -> BinaryIO:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = open(directory / "lock", "ab")  # noqa: SIM115, held until the end
+    except OSError as error:
+        raise BadInput(f"cannot write to {directory}: {error.strerror}; name another folder with --out") from error
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise BadInput(f"another run is at work in {directory}: wait for it, or name another folder with --out") from error
-    except OSError as error:
-        raise BadInput(f"cannot write to {directory}: {error.strerror}; name another folder with --out") from error
+    except OSError as error:  # NFS, Lustre
+        say(f"no lock can be had in {directory} ({error.strerror}): going on without; see to it that no other run is at work there")
     os.register_at_fork(after_in_child=lock.close)  # a worker must not hold it any longer than the run lives
     if restart:
         for path in directory.iterdir():
@@ -59,13 +62,13 @@ def begin(
     about |= {"code": provenance.code_hash(files), "commit": provenance.commit()}
     about |= {"wandb_id": secrets.token_hex(4), "changes": [], "data": {}}
     if (directory / "config.json").exists():
-        before = json.loads((directory / "config.json").read_text())
+        before = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         about |= {"wandb_id": before["wandb_id"], "changes": before["changes"], "data": before.get("data", {})}
         changed = differences(before["config"], config, **{"--precision": precision})
         if (directory / "result.json").exists():
             if changed:
                 raise BadInput(f"{directory} holds a finished run with other hyper-parameters ({', '.join(changed)}): {AGAIN}")
-            record = json.loads((directory / "result.json").read_text())
+            record = json.loads((directory / "result.json").read_text(encoding="utf-8"))
             return about | {"data": record["data"]}, record, None
         changed += ["other code"] * (before["code"] != about["code"])
         if changed and (saved := checkpoints(directory)):

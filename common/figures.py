@@ -1,7 +1,7 @@
 """Pictures of a run, and how they are kept."""
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -53,16 +53,17 @@ def grid(images: Tensor, columns: int) -> Tensor:
     return make_grid(images[:, None] if images.ndim == 3 else images, columns, padding=0)
 
 
-def save(figure: "Figure | Tensor", path: Path, title: str, description: str) -> None:
+def png(figure: "Figure | Tensor", title: str, description: str) -> bytes:
     """A matplotlib figure, or a picture (3, H, W) or (H, W) of values in [0, 1] pixel by pixel, as a PNG that says what it is."""
-    path.parent.mkdir(exist_ok=True)
+    file = io.BytesIO()
     if not isinstance(figure, Tensor):
-        figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Title": title, "Description": description})
-        return
+        figure.savefig(file, dpi=150, bbox_inches="tight", metadata={"Title": title, "Description": description})
+        return file.getvalue()
     from PIL.PngImagePlugin import PngInfo
     from torchvision.transforms.functional import to_pil_image
 
     about = PngInfo()
     about.add_text("Title", title)
     about.add_text("Description", description)
-    to_pil_image(figure.detach().float().clamp(0, 1).cpu()).save(path, pnginfo=about)
+    to_pil_image(figure.detach().float().clamp(0, 1).cpu()).save(file, "PNG", pnginfo=about)
+    return file.getvalue()

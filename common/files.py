@@ -49,7 +49,7 @@ def workshop(folder: Path, name: str) -> Iterator[Path]:
     What a killed one left goes with the next. Raises OSError: something cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f".{name}-lock", "w") as lock:
+    with open(folder / f".{name}-lock", "wb") as lock:
         with suppress(OSError):  # of a file system without locks, where two may do the same
             fcntl.flock(lock, fcntl.LOCK_EX)
             for left in folder.glob(f".{name}-part-*"):
@@ -72,6 +72,17 @@ class Metrics:
             self.file.write(_line(row))
         except OSError as error:
             raise Failed(f"cannot write {self.path}: {error.strerror}; make room and run the same command again") from error
+
+
+def cores() -> int:
+    """Those that this process may use: of all, or of a container's quota (cgroup v2, v1)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    root = Path("/sys/fs/cgroup")
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):  # "max 100000" is no number
+            quota, period = map(int, " ".join((root / file).read_text(encoding="utf-8") for file in files).split())
+            return max(1, min(allowed, quota // period)) if quota > 0 else allowed
+    return allowed
 
 
 def _line(row: Row) -> bytes:

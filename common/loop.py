@@ -119,9 +119,9 @@ class Loop(Processes, Generic[C]):
                 raise self._not_finite(name)
         self._write({**values, **speed})
         self._latest, self._now, last = values, {}, self.step == self._total or self._ended
-        self.track.show(self.step, self._total, {**values, **speed}, took / (self.step - step), last)
         if signum or due or last:
             self._save()
+        self.track.show(self.step, self._total, {**values, **speed}, took / (self.step - step), last)
         self._start_line()
         if signum:
             # Ranks that got no signal end as those that did.

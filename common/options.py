@@ -15,7 +15,7 @@ class Options:
 
     seed: int = 0
     """Everything random follows from it."""
-    data_dir: Path = dataclasses.field(default_factory=lambda: Path(os.environ.get("DATA_DIR", "data")))
+    data_dir: Path = dataclasses.field(default_factory=lambda: Path(os.environ.get("DATA_DIR", "data")).expanduser())
     """Where data sets are, or go ($DATA_DIR)."""
     out: Path = Path("runs")
     """Runs go to OUT/<paper>/<experiment>/seed<N>/."""

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from common import provenance
 from common.data.order import share
 from common.errors import BadInput, Failed
+from common.files import cores
 from common.track import Track
 
 T = TypeVar("T")
@@ -31,6 +33,9 @@ class Processes:
     def __init__(self, precision: str | None, default: Mapping[str, str]) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = precision or default[self.device.type]
+        self.emulated = precision is None and self.precision == "bf16" and self.device.type == "cpu" and not provenance.has_bf16()
+        if self.emulated:
+            self.precision = "fp32"
         self.rank, self.processes, self.main = 0, 1, True
         if self.precision == "tf32" and self.device.type == "cpu":
             raise BadInput("--precision tf32 needs a GPU; there is none here: use fp32 or bf16")
@@ -47,6 +52,10 @@ class Processes:
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.track = Track(self.main)
+        if self.emulated:
+            self.say("this processor has no bf16 instructions: fp32, where published runs have bf16; --precision bf16 is slow here")
+        if self.device.type == "cpu" and (own := cores()) < torch.get_num_threads():
+            torch.set_num_threads(own)  # a container's share, not all cores of its host
         if self.processes != (world := int(os.environ.get("WORLD_SIZE", 1))):
             raise Failed(f"accelerate sees {self.processes} processes, WORLD_SIZE is {world}: launch with torchrun or make")
         torch.set_default_dtype(torch.float64 if self.precision == "fp64" else torch.float32)

@@ -66,7 +66,7 @@ class Run(Loop[C]):
             self.say(f"{self.paper} {self.name} seed {self.seed}, {self.precision}, {hardware}: {where}, in {self.dir}")
 
     def _open(self) -> tuple[dict[str, Any], Record | None, dict[str, Any] | None]:
-        self._held.enter_context(directory.take(self.dir, restart=self.options.restart))
+        self._held.enter_context(directory.take(self.dir, restart=self.options.restart, say=self.say))
         what = self.dir, self.identity, self.config, self.precision, self.script
         return directory.begin(*what, allow_changes=self.options.allow_changes, say=self.say)
 
@@ -121,7 +121,9 @@ class Run(Loop[C]):
         """figures/<name>.png of a matplotlib figure, or of pixels (3, H, W) in [0, 1]; its metadata say which run drew it."""
         if self.main:
             path = self.dir / "figures" / f"{name}.png"
-            figures.save(figure, path, name, f"{self.paper} {self.name} seed {self.seed}, commit {self.commit}, {self.code}")
+            about = f"{self.paper} {self.name} seed {self.seed}, commit {self.commit}, {self.code}"
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, figures.png(figure, name, about))
             self.track.wandb.figure(name, path)
 
     def finish(self, metrics: dict[str, float]) -> None:

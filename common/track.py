@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from common.claims import Claim, Record, measured
 from common.files import Metrics, Row
@@ -19,6 +19,7 @@ from common.words import number
 PROJECT = "paper-reproductions"
 TIMEOUT = 15  # seconds that W&B may take to answer before the run goes on offline
 FINISH_TIMEOUT = 30  # seconds that the last upload may take
+USERS = {"project": "WANDB_PROJECT", "name": "WANDB_NAME", "group": "WANDB_RUN_GROUP", "job_type": "WANDB_JOB_TYPE"}  # come first
 PLAIN = 10.0  # seconds between two progress lines where there is no terminal
 
 
@@ -61,7 +62,7 @@ class Track:
         if self.bar is not None:
             self.bar.clear()
         if self.main:
-            print(text, flush=True)
+            speak(text)
 
     def show(self, step: int, total: int, values: Row, seconds_per_step: float, last: bool) -> None:
         """One live line on a terminal, a plain line now and then elsewhere."""
@@ -73,9 +74,10 @@ class Track:
                 layout = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{postfix}  {elapsed}, ETA {remaining}"
                 self.bar = tqdm(total=total, initial=step, bar_format=layout, dynamic_ncols=True, mininterval=0)
             self.bar.n, self.bar.total = step, total
-            self.bar.set_postfix_str(text)
-            if last:
-                self.end_line()
+            with contextlib.suppress(OSError, ValueError):  # of a terminal that is gone
+                self.bar.set_postfix_str(text)
+                if last:
+                    self.end_line()
         elif last or time.monotonic() - self.printed >= PLAIN:
             self.printed = time.monotonic()
             self.say(f"step {step:,}/{total:,}  {text}  ETA {timedelta(seconds=round((total - step) * seconds_per_step))}")
@@ -84,6 +86,15 @@ class Track:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def speak(text: str, to: TextIO | None = None) -> None:
+    """A line, as long as anyone listens: a closed pipe or terminal ends nothing."""
+    try:
+        print(text, file=to or sys.stdout, flush=True)
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # what is left in its buffer goes nowhere, when the interpreter ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), (to or sys.stdout).fileno())
 
 
 class WandB:
@@ -100,7 +111,7 @@ class WandB:
         self.known = -1  # the last step that the server has
         self.paper = {f"claims/{claim.metric}/paper": claim.value for claim in claims}
         mode = os.environ.get("WANDB_MODE", "")
-        if mode == "disabled":
+        if mode == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
             return
         if importlib.util.find_spec("wandb") is None:
             return say("wandb is not installed: metrics go to metrics.jsonl alone")
@@ -139,9 +150,9 @@ class WandB:
         import wandb
 
         times = {"init_timeout": TIMEOUT, "finish_timeout": FINISH_TIMEOUT, "finish_timeout_raises": True}
+        ours = {"mode": mode, "project": PROJECT, "dir": directory, "resume": "allow" if mode == "online" else None, **settings}
         self.run = wandb.init(
-            **{"mode": mode, "project": PROJECT, "dir": directory, "resume": "allow" if mode == "online" else None},
-            **settings,
+            **{name: value for name, value in ours.items() if name in ("mode", "id") or not os.environ.get(USERS.get(name, ""))},
             settings=wandb.Settings(console="off", silent=True, **times),
         )
         self.files = Path(self.run.dir).resolve().parent

@@ -55,7 +55,7 @@ def folder_of(repository: str, cache: Path, files: Sequence[str], tensors: Seque
 
 def parts(index: Path) -> list[str]:
     """The files that an index names."""
-    return sorted({*json.loads(index.read_text())["weight_map"].values()})
+    return sorted({*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
 
 
 def check_files(folder: Path, files: Sequence[str], tensors: Sequence[str] = TENSORS) -> None:
@@ -78,7 +78,7 @@ def read(weights: str | Path, cache: Path) -> dict[str, Tensor]:
     if path.name.endswith(INDEX):
         check_files(path.parent, parts(path), ())
         state = {key: tensor for part in parts(path) for key, tensor in read(path.parent / part, cache).items()}
-        if lost := json.loads(path.read_text())["weight_map"].keys() - state.keys():
+        if lost := json.loads(path.read_text(encoding="utf-8"))["weight_map"].keys() - state.keys():
             raise ValueError(f"{min(lost)} is in {path.name}, and in no part")
         return state
     if path.exists():

@@ -147,7 +147,7 @@ def test_unknown_argument(tmp_path):
     ("options", "processes", "group"),
     [
         ({}, 1, []),
-        ({}, 8, ["--nproc-per-node=8", "--nnodes=1", "--standalone"]),
+        ({}, 8, ["--nproc-per-node=8", "--nnodes=1", "--standalone", "--local-addr=127.0.0.1"]),
         (
             {"nodes": 2, "node_rank": 1, "master": "a.b"},
             8,

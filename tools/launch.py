@@ -1,6 +1,7 @@
 """`make reproduce-<paper>`: as many processes as there are GPUs, one seed after the other, on one machine or several."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,9 +18,16 @@ def python(processes: int, nodes: int = 1, node_rank: int = 0, master: str = "")
         return [sys.executable]
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--nnodes={nodes}"]
     if nodes == 1:
-        return [*torchrun, "--standalone"]
-    host, _, port = master.partition(":")
-    return [*torchrun, f"--node-rank={node_rank}", f"--master-addr={host}", f"--master-port={port or 29500}"]
+        return [*torchrun, "--standalone", "--local-addr=127.0.0.1"]  # whatever this machine's name resolves to
+    host, port = address(master)
+    return [*torchrun, f"--node-rank={node_rank}", f"--master-addr={host}", f"--master-port={port}"]
+
+
+def address(master: str) -> tuple[str, str]:
+    """host, host:port, [IPv6] or [IPv6]:port -> host, port. Raises BadInput: it is none of these."""
+    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^\[\]:]+))(?::(\d+))?", master)
+    refuse(not found, f"MASTER={master} is no host[:port], nor [IPv6 address][:port]")
+    return found[1] or found[2], found[3] or "29500"
 
 
 def run_all(jobs: list[list[str]]) -> int:

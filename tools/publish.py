@@ -87,7 +87,7 @@ def publish(paper: str, out: Path) -> int:
     """
     known(paper)
     found = sorted((out / paper).glob("*/seed*/result.json"), key=lambda path: (path.parts[-3], len(path.parts[-2]), path))
-    results = {path: json.loads(path.read_text()) for path in found}
+    results = {path: json.loads(path.read_text(encoding="utf-8")) for path in found}
     results = {path: record for path, record in results.items() if record["kind"] != "smoke"}
     refuse(not results, f"no finished run of {paper} in {out / paper}: make reproduce-{paper} makes one")
     folder, table, refused = ROOT / "papers" / paper, experiments(paper), 0
@@ -117,7 +117,7 @@ def publish(paper: str, out: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    return told(lambda: 2 if publish(arguments[0], Path(arguments[1] if len(arguments) > 1 else "runs")) else 0)
+    return told(lambda: 2 if publish(arguments[0], Path(arguments[1] if len(arguments) > 1 else "runs").expanduser()) else 0)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from common import provenance
 from common.claims import Record
-from common.files import CLOCK, Row, read_rows, write_atomic
+from common.files import CLOCK, Row, cores, read_rows, write_atomic
 from common.options import differences
 from common.provenance import ROOT
 from common.words import columns, duration
@@ -181,7 +181,7 @@ def ended(replay: Replay, folder: Path, code: int | None) -> str:
     """Why there are no more lines: a process that has ended with this exit code, or time that is over (None)."""
     if code is None:
         return f"not replayed: {replay.lines} of {len(replay.expected)} lines in the time that there was"
-    output = (folder / "log").read_text(errors="replace").strip().splitlines()
+    output = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     last = next((line for line in reversed(output) if line.startswith("error: ")), output[-1] if output else "")[:157]
     return f"not replayed: {last.removeprefix('error: ')}" if code == 2 else f"parted at step {replay.step:,}: it ends: {last}"
 
@@ -219,11 +219,11 @@ def run(
 
     os.environ |= {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
     get_context("forkserver").set_forkserver_preload(PRELOAD)
-    cores = 1 if torch.cuda.is_available() else provenance.cores()
+    workers = 1 if torch.cuda.is_available() else cores()
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
     yield from (replay for replay in replays if replay.result)
     waiting = sorted((replay for replay in replays if not replay.result), key=Replay.cost)
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(finish, replay, more, changed, seconds, end) for replay in waiting]
         try:
             yield from (future.result() for future in as_completed(futures))

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,8 +30,12 @@ def known(paper: str) -> None:
 
 def told(main: Callable[..., int], *arguments: Any) -> int:
     """The exit code of a tool's main; 2 and one line where it refuses its input."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # of a locale without such a sign
     try:
         return main(*arguments)
+    except BrokenPipeError:  # `make list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -52,7 +57,7 @@ def pictures(paper: str) -> dict[str, tuple[Sequence[str], Callable[[list[Record
 def records(paper: str) -> list[Record]:
     """The published records of a paper, papers/<paper>/results.json."""
     path = ROOT / "papers" / paper / "results.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def own_tables(paper: str) -> dict[str, Callable[[list[Record]], list[list[str]]]]:

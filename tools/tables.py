@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.claims import Claim, Experiment, Record, Verdict, values, verdict
+from common.files import write_atomic
 from common.options import differences
 from common.provenance import ROOT
 from common.words import columns, duration, label, number, paper_value, said, spread, tolerance
@@ -159,7 +160,7 @@ def generated(path: Path) -> str:
         own = lambda paper: markdown((rows := own_tables(paper)[name](records(paper)))[0], rows[1:])
         return f"{match[1]}\n{BLOCKS.get(name, own)(paper)}\n{match[3]}"
 
-    return BLOCK.sub(block, path.read_text())
+    return BLOCK.sub(block, path.read_text(encoding="utf-8"))
 
 
 def files() -> list[Path]:
@@ -168,19 +169,19 @@ def files() -> list[Path]:
 
 def stale() -> list[Path]:
     """The files in which a table and its records disagree."""
-    return [path for path in files() if generated(path) != path.read_text()]
+    return [path for path in files() if generated(path) != path.read_text(encoding="utf-8")]
 
 
 def write() -> None:
     """Rewrite what is stale. Raises BadInput as claim_rows does."""
     for path in stale():
-        path.write_text(generated(path))
+        write_atomic(path, generated(path).encode())
         print(f"rewrote {path.relative_to(ROOT)}")
 
 
 def main(command: str) -> int:
     refuse(command not in ("list", "write"), f"tools.tables: '{command}' is neither list nor write")
-    print(listing()) if command == "list" else write()
+    print(listing(), flush=True) if command == "list" else write()
     return 0
 
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +67,18 @@ def classes_of(root: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")))
 
 
+def files_below(root: Path) -> Iterator[str]:
+    """The paths of all files below a folder: links are followed, each folder that there is once, hidden ones are not looked at."""
+    seen: set[str] = set()
+    for folder, inner, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(each for each in inner if not each.startswith("."))
+        yield from (os.path.join(folder, file) for file in files if not file.startswith("."))
+
+
 def load(root: Path, name: str, *, sizes: bool = True) -> Folder:
     """All images below a folder; links are followed, hidden files are not looked at.
 
@@ -79,11 +91,9 @@ def load(root: Path, name: str, *, sizes: bool = True) -> Folder:
     from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
     root, found = root.absolute(), {}
-    for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = [each for each in inner if not each.startswith(".")]
-        for path in (os.path.join(folder, file) for file in files if not file.startswith(".")):
-            if has_file_allowed_extension(path, IMG_EXTENSIONS):
-                found[os.fsencode(os.path.relpath(path, root))] = os.path.getsize(path) if sizes else 0
+    for path in files_below(root):
+        if has_file_allowed_extension(path, IMG_EXTENSIONS):
+            found[os.fsencode(os.path.relpath(path, root))] = os.path.getsize(path) if sizes else 0
     if not found:
         state = "holds no image" if root.is_dir() else "is not there"
         kinds = ", ".join(IMG_EXTENSIONS)

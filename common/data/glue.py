@@ -166,4 +166,4 @@ def write_submission(path: Path, task: str, predictions: Sequence[int | float], 
         number = int(prediction) if kind.classes else f"{min(max(float(prediction), 0.0), 5.0):.3f}"
         rows.append(f"{i}\t{kind.classes[number] if kind.named else number}")
     path.mkdir(parents=True, exist_ok=True)
-    (path / f"{kind.folder}{SUBMISSION[split]}").write_text("\n".join(rows) + "\n")
+    (path / f"{kind.folder}{SUBMISSION[split]}").write_text("\n".join(rows) + "\n", encoding="utf-8")

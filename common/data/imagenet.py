@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,7 +38,10 @@ GET = (
 
 @dataclass(frozen=True)
 class ImageNet:
-    """One split. The official classes, sorted by their WordNet ids, are 0 to 999 in folders and in shards."""
+    """One split. The official classes, sorted by their WordNet ids, are 0 to 999 in folders, some of them or all, and in shards.
+
+    Classes of one's own are numbered in the order of their names.
+    """
 
     image: Callable[[int], "Image"]  # index -> the image, as `decoded` has it; BadInput names the file, or the shard and the row
     labels: Tensor  # (n,), int64
@@ -85,7 +88,24 @@ def from_folder(folder: Path, split: str) -> ImageNet:
     for name in sorted({*data.classes} ^ {*theirs}):
         has, lacks = (root, other) if name in data.classes else (other, root)
         raise BadInput(f"ImageNet: {has / name} is there but {lacks / name} is not: unpack it, or delete what is no class")
-    return ImageNet(data.image, data.labels, len(data.classes), data.sha256, split)
+    if len(data.classes) == CLASSES or not (official := numbers(data.classes)):
+        if len(data.classes) != CLASSES and split == "val" and os.environ.get("RANK", "0") == "0":
+            own = f"{len(data.classes)} classes of its own, numbered in the order of their names"
+            print(f"ImageNet: {root} has {own}", file=sys.stderr, flush=True)
+        return ImageNet(data.image, data.labels, len(data.classes), data.sha256, split)
+    if other := [name for name in data.classes if name not in official]:
+        raise BadInput(f"ImageNet: {root / other[0]} is none of its 1,000 classes, and others are: take away what is no class")
+    return ImageNet(data.image, torch.tensor([official[name] for name in data.classes])[data.labels], CLASSES, data.sha256, split)
+
+
+def numbers(classes: Sequence[str]) -> dict[str, int]:
+    """WordNet id -> number of ImageNet's classes, if any of these is one; else nothing: they are one's own, in their order."""
+    if not any(re.fullmatch(r"n\d{8}", name) for name in classes):
+        return {}
+    from timm.data import ImageNetInfo
+
+    official = {name: i for i, name in enumerate(ImageNetInfo().label_names())}
+    return official if official.keys() & {*classes} else {}
 
 
 def from_shards(shards: list[Path], split: str) -> ImageNet:

@@ -48,7 +48,7 @@ def _write(folder: Path, facts: Mapping[str, Any], make: Callable[[Path], None])
     folder.mkdir()  # one more than the workshop, which nobody else may enter
     make(folder)
     manifest = {"facts": facts, "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir())}}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -57,7 +57,7 @@ def _write(folder: Path, facts: Mapping[str, Any], make: Callable[[Path], None])
 def _damaged(folder: Path) -> Path | None:
     """The first file that is missing, or is not what was written."""
     try:
-        digests = json.loads((folder / MANIFEST).read_text())["sha256"].items()
+        digests = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"].items()
     except (OSError, ValueError, KeyError):
         return folder / MANIFEST
     paths = ((folder / name, digest) for name, digest in digests)

@@ -7,7 +7,10 @@ changes a batch.
 import ctypes
 import mmap
 import os
+import re
 import signal
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.util import Finalize
 
@@ -16,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from common.errors import BadFile, BadInput, LostWorker
+from common.files import cores
 
 Sample = Callable[[int, torch.Generator], tuple[Tensor, ...]]  # (index, generator) -> the tensors of one sample
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -24,7 +28,7 @@ PR_SET_PDEATHSIG = 1
 
 def count() -> int:
     """Workers for each process of this machine: the CPU cores it may use, shared among the processes."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 class Reader:
@@ -40,6 +44,8 @@ class Reader:
 
     def __init__(self, sample: Sample, *, workers: int | None = None, pin: bool = False) -> None:
         workers = count() if workers is None else workers
+        if len(os.fsencode(tempfile.gettempdir())) > 60 and os.access("/tmp", os.W_OK):
+            tempfile.tempdir = "/tmp"  # workers send through sockets there, whose paths have 108 bytes at most
         work, self.batches = Work(sample), ()
         self.loader = DataLoader(
             work, batch_size=None, sampler=self, num_workers=workers, collate_fn=lambda batch: batch, pin_memory=pin,
@@ -51,6 +57,8 @@ class Reader:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until a worker has its own handlers
         try:
             iter(self.loader)
+        except OSError as error:
+            raise lost(error) from error
         finally:
             signal.signal(signal.SIGCHLD, handler)  # torch's raises wherever this process is, in the midst of a checkpoint
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
@@ -75,19 +83,23 @@ class Reader:
                 if isinstance(batch, BadFile):
                     raise batch
                 yield batch
-        except RuntimeError as error:
-            if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
+        except (RuntimeError, OSError) as error:
+            if not re.match("DataLoader worker|Pin memory thread", str(error)) and "shared memory" not in str(error):
                 raise
-            reason = " ".join(str(error).split())
-            raise LostWorker(
-                f"a process that reads the data died ({reason}): out of memory, or of shared memory (docker --shm-size)? The "
-                "same command goes on from the last checkpoint; under taskset -c 0-3 it starts 4 such processes"
-            ) from error
+            raise lost(error) from error
 
     def close(self) -> None:
         """Ends the workers, without waiting for the batches that they are at. Closing again does nothing."""
         self.closing()
         self.loader = None
+
+
+def lost(error: Exception) -> LostWorker:
+    return LostWorker(
+        f"a process that reads the data died ({' '.join(str(error).split())[-200:]}): out of memory, or of shared memory "
+        "(/dev/shm; docker --shm-size)? The same command goes on from the last checkpoint; under taskset -c 0-3 it starts 4 such "
+        "processes"
+    )
 
 
 class Work:
@@ -104,7 +116,8 @@ class Work:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self.closed[0] else None)  # multiprocessing ends workers with it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # they hold the parent's sockets open
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # they hold the parent's sockets open
         if os.getppid() != self.parent:
             os._exit(0)
 

@@ -251,7 +251,7 @@ def evaluate(run: Run, model: nn.Module, tests: Tests, kind: str, name: str = ""
     with run.evaluating(model) as net:
         for some, labels in tests.batches(kind):
             scores = net(some).to(some.dtype).softmax(1).unflatten(0, (len(labels), -1)).mean(1)
-            hits.append(scores.topk(5).indices == labels[:, None])  # (b, 5)
+            hits.append(scores.topk(min(5, scores.shape[1])).indices == labels[:, None])  # (b, 5)
     hits = run.gather(torch.cat(hits), tests.n)
     right = (100 * each.double().mean().item() for each in (hits[:, 0], hits.any(1)))
     return {name + error.format(kind): 100 - each for error, each in zip(tests.errors, right, strict=False)}

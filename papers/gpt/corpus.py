@@ -20,6 +20,7 @@ from torch import Tensor
 from common.data import fetch as files
 from common.data import standin
 from common.data.fetch import File, sha256
+from common.data.folders import files_below
 from common.data.kept import kept
 from common.data.order import mix
 from common.errors import BadInput
@@ -98,7 +99,7 @@ def load(
     folder = on_main(lambda: prepared(settings, data_dir, spare))
     if not folder.exists():  # on another machine, whose disk is its own
         folder = prepared(settings, data_dir, spare)
-    facts = json.loads((folder / "tokens.json").read_text())
+    facts = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     tokens = np.memmap(folder / "tokens.bin", facts["dtype"], mode="r")
     splits = {name: tokens[start:stop] for name, (start, stop) in facts["splits"].items()}
     for name, split in splits.items():
@@ -118,12 +119,12 @@ def prepared(settings: Settings, data_dir: Path, spare: Path) -> Path:
 
     def make(folder: Path) -> None:
         tokenizer = official or vocabulary.learn(settings.tokens, settings.vocabulary, texts)
-        (folder / "vocabulary.json").write_text(tokenizer.to_str())
+        (folder / "vocabulary.json").write_text(tokenizer.to_str(), encoding="utf-8")
         about["vocabulary_sha256"] = sha256(folder / "vocabulary.json")
         found = encode(texts, about, tokenizer, settings, folder / "tokens.bin")
         if (folder / "tokens.bin").stat().st_size == 0:
             raise BadInput(f"{settings.corpus}: there is no text in {(data_dir / settings.corpus).absolute()}: put some there")
-        (folder / "tokens.json").write_text(json.dumps(found, indent=1))
+        (folder / "tokens.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
     return kept([spare] if about["stand_in"] else [data_dir, spare], settings.corpus, facts, make)
 
@@ -209,11 +210,9 @@ def fetch(data_dir: Path, corpus: str) -> None:
 
 
 def books(data_dir: Path) -> list[Path]:
-    """The files of BooksCorpus, in the order of their names. Raises BadInput: there are none."""
+    """The files of BooksCorpus, in the order of their names, as `files_below` finds them. Raises BadInput: there are none."""
     folder = data_dir / "bookscorpus"
-    paths = [
-        path for path in sorted(folder.rglob("*")) if path.name.endswith((".txt", ".txt.gz", ".parquet")) and not path.is_dir()
-    ]
+    paths = sorted(Path(path) for path in files_below(folder) if path.endswith((".txt", ".txt.gz", ".parquet")))
     if not paths:
         raise BadInput(
             f"BooksCorpus: no .txt, .txt.gz or .parquet file in {folder.absolute()}: its authors no longer give it away; put a "

@@ -255,7 +255,7 @@ def from_run(folder: Path, say: Callable[[str], None]) -> tuple[GPT | LSTM, "Tok
         raise BadInput(f"the run in {folder} has not ended: start it again, and wait for it")
     again = "make it anew, or name another with --weights"
     try:
-        record = json.loads((folder / "result.json").read_text())
+        record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         of, identity = record["experiment"], {name: record[name] for name in ("paper", "experiment", "seed")}
         if record["paper"] != "gpt" or {field.name for field in dataclasses.fields(Pretraining)} != record["config"].keys():
             raise BadInput(f"{folder} holds {record['paper']}/{of}, no pre-training of gpt: name another with --weights")

@@ -187,7 +187,7 @@ def write_samples(run: Run[Pretraining], model: nn.Module, text: Corpus, n: int 
         found = sample(net, beginning.expand(3, -1).to(run.device), n, temperature=0.8, top_k=200)
     texts = [text.tokenizer.decode(tokens) for tokens in found.tolist()]
     if run.main:
-        (run.dir / "samples.txt").write_text("\n\n-----\n\n".join(texts) + "\n")
+        (run.dir / "samples.txt").write_text("\n\n-----\n\n".join(texts) + "\n", encoding="utf-8")
         run.say(f"a sample, its first {len(beginning)} tokens given:\n{texts[0]}\n")
 
 

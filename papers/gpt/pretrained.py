@@ -80,7 +80,7 @@ def from_openai(folder: Path) -> dict[str, Tensor]:
     """
     import numpy as np
 
-    shapes = json.loads((folder / SHAPES).read_text())
+    shapes = json.loads((folder / SHAPES).read_text(encoding="utf-8"))
     flat = torch.from_numpy(np.concatenate([np.load(folder / name).ravel() for name in SHARDS]))
     sizes, (depth, rest) = [math.prod(shape) for shape in shapes], divmod(len(shapes) - 2, 2 * len(PARTS))
     if rest or depth < 1:
@@ -130,7 +130,7 @@ def load(weights: str, folder: Path) -> "tuple[GPT, Tokenizer]":
             model = build(from_openai(folder))
         else:
             check_files(folder, FILES)
-            config = json.loads((folder / "config.json").read_text())
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             model = build(from_transformers(read(folder, folder)), config.get("n_head", 12))
             check(config, model)
         tokenizer = vocabulary.read(folder)

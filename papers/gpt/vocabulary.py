@@ -97,6 +97,6 @@ def load(path: Path) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_str(path.read_text())
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers has no error of its own
         raise BadInput(f"cannot read the vocabulary {path}: {error}; start the run that made it over, with --restart") from error

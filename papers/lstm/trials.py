@@ -116,7 +116,7 @@ def steps_of(record: Record) -> tuple[list[float], list[float]]:
         x, y = curves["step"], [100 * count / trials for count in curves["solved_trials"]]
     else:  # records of before these were kept: the published curve
         path = ROOT / "papers/lstm/curves" / f"{record['experiment']}-seed{record['seed']}.jsonl"
-        rows = [row for row in map(json.loads, path.read_text().splitlines()) if "success_rate" in row]
+        rows = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if "success_rate" in row]
         x, y = [row["step"] for row in rows], [row["success_rate"] for row in rows]
     return [step / 1000 for step in (0, *x, record["steps"])], [0, *y, y[-1]]
 

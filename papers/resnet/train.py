@@ -293,7 +293,7 @@ def evaluate(run: Run, model: nn.Module, tests: Tests, kind: str) -> dict[str, f
     with run.evaluating(model) as net:
         for several, labels in tests.batches(kind):
             scores = [net(x).to(x.dtype).softmax(1).unflatten(0, (len(labels), -1)).mean(1) for x in several]
-            hits.append(torch.stack(scores).mean(0).topk(5).indices == labels[:, None])  # (b, 5)
+            hits.append((mean := torch.stack(scores).mean(0)).topk(min(5, mean.shape[1])).indices == labels[:, None])  # (b, 5)
     hits = run.gather(torch.cat(hits), tests.n)
     right = (100 * each.double().mean().item() for each in (hits[:, 0], hits.any(1)))
     return {name.format(kind): 100 - each for name, each in zip(tests.errors, right, strict=False)}

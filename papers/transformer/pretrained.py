@@ -236,7 +236,7 @@ def load(weights: str, folder: Path) -> "tuple[Marian, MarianTokenizer]":
         from transformers import MarianTokenizer
 
         check_files(folder, FILES)
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = build(from_transformers(read(folder, folder)), **settings(config))
         tokenizer = MarianTokenizer.from_pretrained(folder)
         theirs = (tokenizer.vocab_size, tokenizer.pad_token_id, tokenizer.eos_token_id)

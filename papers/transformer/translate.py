@@ -58,7 +58,7 @@ def measure(run: Run, model: nn.Module, averaged: nn.Module, val: Pairs, test: P
 
 def scores(run: Run, name: str, how: str, texts: list[str], references: list[str]) -> dict[str, float]:
     """BLEU in two conventions. The translations go to a file of the run's directory."""
-    (run.dir / f"{name}_{how}.txt").write_text("".join(f"{text}\n" for text in texts))
+    (run.dir / f"{name}_{how}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     convention, options = recipe(run.config)
     found = {
         f"{name}_sacrebleu_{how}": bleu.sacrebleu(texts, references),

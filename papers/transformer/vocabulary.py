@@ -45,7 +45,7 @@ def load_bpe(path: Path) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(path.read_text())
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers has no error of its own
         raise BadInput(f"cannot read the vocabulary {path}: {error}; name a tokenizer.json of the tokenizers library") from error
     first = tuple(tokenizer.id_to_token(i) for i in range(len(SPECIAL)))

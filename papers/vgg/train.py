@@ -212,7 +212,7 @@ def evaluate(run: Run, model: nn.Module, tests: Tests, kinds: Sequence[str], nam
         found["multiscale_150crop"] = (found["multiscale"] + found["150crop"]) / 2  # Table 5: "averaging their soft-max outputs"
     errors = {}
     for kind, scores in found.items():
-        hits = scores.topk(5).indices == tests.labels[:, None]  # (b, 5)
+        hits = scores.topk(min(5, scores.shape[1])).indices == tests.labels[:, None]  # (b, 5)
         hits = run.gather(hits & scores.isfinite().all(1, keepdim=True), tests.n)  # a net that has diverged answers nothing
         right = (100 * each.double().mean().item() for each in (hits[:, 0], hits.any(1)))
         errors |= {name + error.format(kind): 100 - each for error, each in zip(tests.errors, right, strict=False)}

@@ -77,7 +77,7 @@ def test_images_and_labels(source, request, tmp_path, capfd):
     capfd.readouterr()
     for split in ("train", "val"):
         data, wanted = imagenet.load(tmp_path, split), in_order(split)
-        assert len(data) == len(wanted) and data.classes == 3 and not data.official
+        assert len(data) == len(wanted) and data.classes == (1000 if source == "folder" else 3) and not data.official
         assert data.labels.dtype == torch.int64
         assert data.labels.tolist() == [CLASSES.index(path.split("/")[0]) for path, _ in wanted]
         for index, (_, content) in enumerate(wanted):
@@ -92,8 +92,33 @@ def test_the_official_numbers(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(imagenet, "SIZES", {"train": 9, "val": 7})
     monkeypatch.setattr(imagenet, "CLASSES", 3)
     assert imagenet.load(tmp_path, "train").official and not imagenet.load(tmp_path, "val").official
-    monkeypatch.setattr(imagenet, "CLASSES", 4)
+    monkeypatch.setattr(imagenet, "SIZES", {"train": 10, "val": 7})
     assert not imagenet.load(tmp_path, "train").official
+
+
+def named(tmp_path, *classes):
+    for split in ("train", "val"):
+        for name in classes:
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "0.PNG").write_bytes(picture("RGB", 0))
+    return imagenet.load(tmp_path, "val")
+
+
+def test_some_of_the_official_classes_keep_their_numbers(tmp_path):
+    """By their WordNet ids, of which a net of 1,000 outputs knows the place."""
+    data = named(tmp_path, "n15075141", "n01484850", "n12768682")
+    assert data.labels.tolist() == [2, 990, 999] and data.classes == 1000
+
+
+def test_own_classes_are_numbered_by_name_and_that_is_said(tmp_path, capfd):
+    data = named(tmp_path, "cat", "ant", "n00000001")
+    assert data.labels.tolist() == [0, 1, 2] and data.classes == 3
+    assert capfd.readouterr().err == f"ImageNet: {tmp_path}/val has 3 classes of its own, numbered in the order of their names\n"
+
+
+def test_official_classes_and_others_together(tmp_path):
+    line = refused(named, tmp_path, "n01440764", "cat")
+    assert f"{tmp_path / 'val/cat'} is none of its 1,000 classes" in line
 
 
 def test_where_it_may_lie(folder, tmp_path):
