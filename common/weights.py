@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from pickle import UnpicklingError
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from common.errors import BadInput
 
 M = TypeVar("M", bound=nn.Module)
 
+WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema", "model_state_dict", "objects")  # of trainers, ours among them
 INDEX = ".index.json"  # of a file that is cut into several
 TENSORS = tuple(f"{file}{end}" for file in ("model.safetensors", "pytorch_model.bin") for end in ("", INDEX))  # as the hub has them
 
@@ -86,7 +88,10 @@ def read(weights: str | Path, cache: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+        except UnpicklingError as error:
+            raise ValueError("it holds more than tensors, or is cut short: save the state dict alone, as .safetensors") from error
     if library == "torchvision":
         from torchvision.models import get_model_weights
 
@@ -98,6 +103,23 @@ def read(weights: str | Path, cache: Path) -> dict[str, Tensor]:
 
         return timm.create_model(name, pretrained=True, cache_dir=cache).state_dict()
     return read(folder_of(str(weights), cache, ()), cache)
+
+
+def unwrapped(loaded: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of a trainer's file, its names without the prefix of a wrapper where all have one.
+
+    Raises:
+        ValueError: it holds none, or several.
+    """
+    if not all(isinstance(value, Tensor) for value in loaded.values()):
+        found = [key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)]
+        if len(found) != 1:
+            raise ValueError(f"it holds {', '.join(map(str, loaded))}: save the state dict that is meant alone, as .safetensors")
+        return unwrapped(loaded[found[0]])
+    for prefix in ("module.", "_orig_mod.", "model."):
+        if loaded and all(key.startswith(prefix) for key in loaded):
+            return unwrapped({key.removeprefix(prefix): value for key, value in loaded.items()})
+    return dict(loaded)
 
 
 def renamed(weights: Mapping[str, Tensor], name: Callable[[str], str | None], of: str) -> dict[str, Tensor]:

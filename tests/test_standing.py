@@ -111,7 +111,8 @@ def test_processes(script, name, tmp_path, toy_data, monkeypatch):
     """1 process, 2 processes and 2 micro-batches take the same steps; with batch norm, the same global batches."""
     experiment = importlib.import_module(script).EXPERIMENTS[name]
     if experiment.per_sample:
-        monkeypatch.setenv("WORLD_SIZE", "2")
+        for variable, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "x"}.items():
+            monkeypatch.setenv(variable, value)
         code, output = here(script, name, "--out", tmp_path)
         assert code == 2
         assert "cannot be split among 2 processes" in output and output.count("\n") == 1

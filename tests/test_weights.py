@@ -64,7 +64,7 @@ class Evil:
 
 def test_files_run_no_code(tmp_path):
     torch.save({"a": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(Exception, match="it holds more than tensors"):
         weights.read(tmp_path / "evil.pt", tmp_path)
 
 
@@ -211,3 +211,41 @@ def test_the_fingerprint_of_weights():
     assert first == weights.fingerprint(model) and len(first) == 64
     model[1].running_mean[0] += 1e-6
     assert weights.fingerprint(model) != first, "buffers count"
+
+
+# Files of trainers.
+
+PLAIN = {"a.weight": torch.ones(2), "b.bias": torch.zeros(1)}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {f"{prefix}{name}": tensor for name, tensor in PLAIN.items()}
+        for prefix in ("", "module.", "_orig_mod.", "model.", "module._orig_mod.")
+    ]
+    + [
+        {key: {f"module.{name}": tensor for name, tensor in PLAIN.items()}, "optimizer": {"state": {}}, "epoch": 3}
+        for key in ("model", "state_dict", "state_dict_ema")
+    ]
+    + [{"run": {"paper": "some"}, "step": 3, "objects": {"model": PLAIN, "optimizer": {"state": {}}}}],
+)
+def test_state_dicts_as_people_have_them(saved, tmp_path):
+    torch.save(saved, tmp_path / "some.pth")
+    found = weights.read(tmp_path / "some.pth", tmp_path)
+    assert found.keys() == PLAIN.keys() and all(torch.equal(found[name], PLAIN[name]) for name in PLAIN)
+
+
+def test_state_dicts_that_are_ambiguous_or_none(tmp_path):
+    """Two of them, a prefix that some names have, options of argparse beside the weights."""
+    import argparse
+
+    torch.save({"model": PLAIN, "model_ema": PLAIN}, tmp_path / "two.pth")
+    with pytest.raises(ValueError, match="it holds model, model_ema: save the state dict that is meant alone"):
+        weights.read(tmp_path / "two.pth", tmp_path)
+    mixed = PLAIN | {"module.a.weight": torch.ones(2)}
+    torch.save(mixed, tmp_path / "mixed.pth")
+    assert weights.read(tmp_path / "mixed.pth", tmp_path).keys() == mixed.keys(), "its reader refuses the name"
+    torch.save({"model": PLAIN, "args": argparse.Namespace(lr=1)}, tmp_path / "args.pth")
+    with pytest.raises(ValueError, match=r"holds more than tensors, .* save the state dict alone"):
+        weights.read(tmp_path / "args.pth", tmp_path)
