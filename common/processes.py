@@ -1,10 +1,14 @@
 """Several processes as one: devices and wrapping by accelerate, and what is exact over any number of them."""
 
+import contextlib
 import datetime
+import getpass
 import logging
 import os
 import shutil
 import sysconfig
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,6 +104,7 @@ class Processes:
         if missing or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
             return function  # torch.compile would do the same, after seconds of imports
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
+        self.on_main(mend_cache)
         return torch.compile(function, dynamic=dynamic)
 
     def autocast(self) -> torch.autocast:
@@ -139,6 +144,15 @@ class Processes:
             return thing
         learns = any(p.requires_grad for p in thing.parameters())
         return self.accelerator.prepare(thing) if learns else thing.to(self.device)
+
+
+def mend_cache() -> None:
+    """Take what a run that was killed while it compiled has left empty out of torch's cache, which would load it for ever."""
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    for path in Path(cache).rglob("*.so"):
+        with contextlib.suppress(OSError):  # another run may be about it
+            if (about := path.stat()).st_size == 0 and time.time() - about.st_mtime > 5:
+                path.unlink()
 
 
 def bare(thing: Any) -> Any:

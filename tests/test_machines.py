@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from common import command, directory, files, provenance
-from common.processes import Processes
+from common.processes import Processes, mend_cache
 from common.provenance import ROOT
 from tests.start import Started, finish, here, record, rows
 from tests.test_commands import MAKE, clean, fake
@@ -165,6 +166,17 @@ def test_a_file_system_without_locks(error, tmp_path, monkeypatch):
     said = []
     directory.take(tmp_path / "run", restart=False, say=said.append).close()
     assert len(said) == 1 and f"no lock can be had in {tmp_path / 'run'}" in said[0]
+
+
+def test_what_a_kill_left_in_the_compilers_cache_goes(tmp_path, monkeypatch):
+    """Empty files, unless somebody may be writing them at this moment."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for name, content, age in (("a/empty.so", b"", 60), ("a/whole.so", b"x", 60), ("b/new.so", b"", 0), ("b/other", b"", 60)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    mend_cache()
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["new.so", "other", "whole.so"]
 
 
 # The environment that make builds.

@@ -44,6 +44,7 @@ def test_alone(paper, tmp_path):
     run = Started(tmp_path / "log", "tests.barred", tmp_path / "model.py", *barred)
     assert run.wait() == 0, run.output()
     source = (ROOT / "papers" / paper / "model.py").read_text()
+    assert "MIT licence" in source.split('"""')[1], "the file says how it may be used where LICENSE is not"
     assert not re.search(r"^\s*(from|import) (common|papers|\.)", source, re.MULTILINE)
 
 

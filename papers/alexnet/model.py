@@ -1,5 +1,5 @@
 """ImageNet Classification with Deep Convolutional Neural Networks.
-Alex Krizhevsky, Ilya Sutskever, Geoffrey E. Hinton, NIPS 2012.
+Alex Krizhevsky, Ilya Sutskever, Geoffrey E. Hinton, NIPS 2012. This file: MIT licence.
 
 Here, in the paper's order: response normalisation (Sec. 3.3), the network of two towers (Sec. 3.5, Fig. 2), the one-tower net
 that Sec. 3.2 compares it with, and the network as the authors' own configuration has it (their code and its files, released in

@@ -1,5 +1,5 @@
 """A. Radford, L. Metz, S. Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks",
-ICLR 2016 (arXiv:1511.06434).
+ICLR 2016 (arXiv:1511.06434). This file: MIT licence.
 
 Here: the generator of Fig. 1 with its discriminator, 64 pixels (Sec. 3); the conditional pair on MNIST (appendix); the pairs of 32
 pixels whose discriminators are feature extractors (Secs. 5.1, 5.2); features, guided backpropagation (Sec. 6.2). What the paper

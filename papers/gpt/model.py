@@ -1,5 +1,5 @@
 """GPT. Alec Radford, Karthik Narasimhan, Tim Salimans and Ilya Sutskever, "Improving Language Understanding by Generative
-Pre-Training", OpenAI technical report, 2018.
+Pre-Training", OpenAI technical report, 2018. This file: MIT licence.
 
 Here are the language model of Sec. 3.1 in the sizes of Sec. 4.1, layers normalised after each residual addition, the classifier
 of Sec. 3.2 with the inputs of Sec. 3.3 (Fig. 1), the schedules of Sec. 4.1, the LSTM that Table 5 compares with, and sampling. Not

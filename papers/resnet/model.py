@@ -1,5 +1,5 @@
 """Deep Residual Learning for Image Recognition.
-Kaiming He, Xiangyu Zhang, Shaoqing Ren, Jian Sun, arXiv:1512.03385 (2015), CVPR 2016.
+Kaiming He, Xiangyu Zhang, Shaoqing Ren, Jian Sun, arXiv:1512.03385 (2015), CVPR 2016. This file: MIT licence.
 
 Here, in the paper's order: the residual block (Sec. 3.1, 3.2, Fig. 2), the shortcut options A, B and C (Sec. 3.3, 4.1), the
 bottleneck (Fig. 5), the plain and residual networks for ImageNet (Table 1, Fig. 3) and those for CIFAR-10 (Sec. 4.2).
@@ -161,42 +161,42 @@ class ResNet(nn.Module):
         return self.fc(x.mean((2, 3)))  # average pool, 1000-d fc; the softmax is in the loss
 
 
-def plain18() -> ResNet:
-    return ResNet(BasicBlock, (2, 2, 2, 2), option=None)
+def plain18(classes: int = 1000) -> ResNet:
+    return ResNet(BasicBlock, (2, 2, 2, 2), option=None, classes=classes)
 
 
-def plain34() -> ResNet:
+def plain34(classes: int = 1000) -> ResNet:
     """Fig. 3, middle."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), option=None)
+    return ResNet(BasicBlock, (3, 4, 6, 3), option=None, classes=classes)
 
 
-def resnet18(option: Option = "A") -> ResNet:
+def resnet18(option: Option = "A", classes: int = 1000) -> ResNet:
     """Option A in Table 2; the weights of torchvision and timm have option B."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), option)
+    return ResNet(BasicBlock, (2, 2, 2, 2), option, classes=classes)
 
 
-def resnet34(option: Option = "A") -> ResNet:
+def resnet34(option: Option = "A", classes: int = 1000) -> ResNet:
     """Fig. 3, right. Option A in Table 2; A, B and C in Table 3."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), option)
+    return ResNet(BasicBlock, (3, 4, 6, 3), option, classes=classes)
 
 
-def resnet50(option: Option = "B", stride_in_3x3: bool = False) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 6, 3), option, stride_in_3x3)
+def resnet50(option: Option = "B", stride_in_3x3: bool = False, classes: int = 1000) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), option, stride_in_3x3, classes)
 
 
-def resnet101(option: Option = "B", stride_in_3x3: bool = False) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 23, 3), option, stride_in_3x3)
+def resnet101(option: Option = "B", stride_in_3x3: bool = False, classes: int = 1000) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), option, stride_in_3x3, classes)
 
 
-def resnet152(option: Option = "B", stride_in_3x3: bool = False) -> ResNet:
-    return ResNet(Bottleneck, (3, 8, 36, 3), option, stride_in_3x3)
+def resnet152(option: Option = "B", stride_in_3x3: bool = False, classes: int = 1000) -> ResNet:
+    return ResNet(Bottleneck, (3, 8, 36, 3), option, stride_in_3x3, classes)
 
 
 # Sec. 4.2: the networks for CIFAR-10.
 
 
 class CifarResNet(nn.Module):
-    """6n + 2 layers: images (B, 3, 32, 32) less the per-pixel mean -> logits (B, 10).
+    """6n + 2 layers: images (B, 3, 32, 32) less the per-pixel mean -> logits (B, classes).
 
     Args:
         depth: 20, 32, 44, 56, 110, 1202, or any other 6n + 2.
@@ -206,7 +206,7 @@ class CifarResNet(nn.Module):
         ValueError: the depth is not 6n + 2.
     """
 
-    def __init__(self, depth: int, residual: bool = True) -> None:
+    def __init__(self, depth: int, residual: bool = True, classes: int = 10) -> None:
         super().__init__()
         n, rest = divmod(depth - 2, 6)
         if rest or n < 1:
@@ -217,7 +217,7 @@ class CifarResNet(nn.Module):
         self.stage1 = stage(BasicBlock, n, 16, 16, 1, option)  # 2n layers each
         self.stage2 = stage(BasicBlock, n, 16, 32, 2, option)
         self.stage3 = stage(BasicBlock, n, 32, 64, 2, option)
-        self.fc = nn.Linear(64, 10)
+        self.fc = nn.Linear(64, classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

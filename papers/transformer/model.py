@@ -1,5 +1,5 @@
 """Transformer. Ashish Vaswani, Noam Shazeer, Niki Parmar, Jakob Uszkoreit, Llion Jones, Aidan N. Gomez, Lukasz Kaiser and Illia
-Polosukhin, "Attention Is All You Need", NIPS 2017, arXiv:1706.03762.
+Polosukhin, "Attention Is All You Need", NIPS 2017, arXiv:1706.03762. This file: MIT licence.
 
 Here are the encoder-decoder of Sec. 3 with its layers normalised after each residual addition, all rows of Table 3 by constructor
 arguments, learned positions (row E) among them, and of Sec. 5 and 6 the learning rate, label smoothing, the averaging of

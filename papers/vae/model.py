@@ -1,4 +1,4 @@
-"""D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", ICLR 2014 (arXiv:1312.6114).
+"""D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", ICLR 2014 (arXiv:1312.6114). This file: MIT licence.
 
 Here: the SGVB estimators A (Eq. 6) and B (Eqs. 7 and 10), the variational auto-encoder of Sec. 3 with the MLPs of Appendix C, its
 baseline wake-sleep (Sec. 5), Hybrid Monte Carlo and the marginal likelihood estimator of Appendix D.

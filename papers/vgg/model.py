@@ -1,5 +1,5 @@
 """Very Deep Convolutional Networks for Large-Scale Image Recognition.
-Karen Simonyan, Andrew Zisserman, ICLR 2015 (arXiv 1409.1556).
+Karen Simonyan, Andrew Zisserman, ICLR 2015 (arXiv 1409.1556). This file: MIT licence.
 
 Here: the configurations A to E of Table 1, and the shallow net that Sec. 4.1 compares B with; initial weights, and the start of
 deep nets from a shallow one (Sec. 3.1); dense evaluation, for which the fully-connected layers become convolutions (Sec. 3.2).

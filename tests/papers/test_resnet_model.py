@@ -377,3 +377,14 @@ def test_channels_last_gives_the_same(build, size):
     y = model(x)
     last = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
     assert (y - last).abs().max() < 1e-10 * y.abs().max()
+
+
+def test_own_classes():
+    """Of every constructor: the last layer has as many outputs, and all else is as it was."""
+    for make in (plain18, plain34, resnet18, resnet34, resnet50, resnet101, resnet152):
+        with torch.device("meta"):
+            few, all_ = make(classes=7), make()
+        assert few.fc.out_features == 7 and all_.fc.out_features == 1000
+        count = lambda net: sum(p.numel() for p in net.parameters())
+        assert count(all_) - count(few) == 993 * (few.fc.in_features + 1)
+    assert CifarResNet(8, classes=100).fc.out_features == 100
