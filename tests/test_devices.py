@@ -44,6 +44,8 @@ OPTIONS = [  # with tensors of their own
     ("lstm", "smoke-recall", "--last-error", "cell", "--gate", -3, "--regular", "--max-sequences", 100),
     ("lstm", "smoke-recall", "--net", "self-recurrent", "--max-sequences", 100),
     ("transformer", "smoke", "--learned-positions", "--steps", 10, "--average", 1),
+    ("vit", "smoke", "--beside", "positions", "--steps", 4, "--evaluate-every", 4),
+    ("vit", "smoke", "--beside", "resnet", "--steps", 4, "--evaluate-every", 4),
 ]
 
 

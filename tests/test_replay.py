@@ -101,6 +101,7 @@ NEEDS = {
     "lenet": "MNIST",
     "vae": "MNIST",
     "resnet": "cifar-10-batches-py",
+    "vit": "cifar-10-batches-py",
 }  # of data/
 
 
