@@ -163,7 +163,7 @@ SECTION_4_3 = [
     Claim("gap_closes", 0.0, "points", "Sec. 4.3, Fig. 4, in words", False, 0.0, WORDS, noise=0.78),
 ]
 FIG_9 = [Claim("average_loss", 0.0, "points", "Appendix D.3, Fig. 9, in words", False, 1.1, EQUAL, either_way=True)]
-TINY = {"width": 64, "heads": 2, "mlp": 128, "steps": 2_000, "warmup": 200, "evaluate_every": 500}
+TINY = {"width": 64, "heads": 2, "mlp": 128, "steps": 1_500, "warmup": 150, "evaluate_every": 500}
 
 EXPERIMENTS = {
     "finetune-cifar10-b16": finetuned("cifar10", "b16"),
@@ -181,15 +181,15 @@ EXPERIMENTS = {
     "finetune-imagenet-b16-from-imagenet": from_imagenet("b16", 77.91),
     "finetune-imagenet-b32-from-imagenet": from_imagenet("b32", 73.38),
     "positions": small(
-        Small(beside="positions", **TINY), "Appendix D.4, Table 8", "25 min of one CPU core", TABLE_8, SCRATCH + "5 passes each",
+        Small(beside="positions", **TINY), "Appendix D.4, Table 8", "20 min of one CPU core", TABLE_8, SCRATCH + "four passes each",
     ),
     "data-sizes": small(
-        Small(beside="resnet", resnet=(2, 2, 2, 2), channels=32, steps=3_000, warmup=300, evaluate_every=1_000),
-        "Sec. 4.3, Figs. 3 and 4", "80 min of one CPU core", SECTION_4_3,
+        Small(beside="resnet", resnet=(2, 2, 2, 2), channels=32, steps=2_400, warmup=240, evaluate_every=800),
+        "Sec. 4.3, Figs. 3 and 4", "65 min of one CPU core", SECTION_4_3,
         SCRATCH + "trained on 5, 20 and 100 % of it for as many updates, not pre-trained and transferred",
     ),
     "pooling": small(
-        Small(beside="pooling", **TINY), "Appendix D.3, Fig. 9", "20 min of one CPU core", FIG_9, SCRATCH + "5 passes each",
+        Small(beside="pooling", **TINY), "Appendix D.3, Fig. 9", "15 min of one CPU core", FIG_9, SCRATCH + "four passes each",
     ),
     "smoke": small(
         Small(batch_size=16, steps=12, warmup=2, width=32, layers=2, heads=2, mlp=32, evaluate_every=6, data="made-up"),
