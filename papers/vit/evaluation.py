@@ -1,12 +1,11 @@
 """How a net is tested, and how images are shown to it then."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from common.data import imagenet
 from common.data.images import BICUBIC, BILINEAR, CENTRE, normalised, pixels, resize, views
 from common.run import Run
 
@@ -56,12 +55,13 @@ class Look(NamedTuple):
         return normalised(images, make(self.mean), make(self.std))
 
 
-def validation(run: Run, data: imagenet.ImageNet, look: Look) -> Tests:
-    """ImageNet's validation set, read by worker processes."""
+def validation(run: Run, data: Any, look: Look) -> Tests:
+    """A set of photographs (`image(index)`, `labels`), read by worker processes."""
+    n = len(data.labels)
     reader = run.reader(lambda index, generator: (look.view(data.image(index)), data.labels[index]))
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in run.examples(reader, len(data), 100):
+        for images, labels in run.examples(reader, n, 100):
             yield look.scaled(images), labels
 
-    return Tests(len(data), ("top1_accuracy", "top5_accuracy"), batches)
+    return Tests(n, ("top1_accuracy", "top5_accuracy"), batches)
