@@ -163,7 +163,7 @@ SECTION_4_3 = [
     Claim("gap_closes", 0.0, "points", "Sec. 4.3, Fig. 4, in words", False, 0.0, WORDS, noise=0.78),
 ]
 FIG_9 = [Claim("average_loss", 0.0, "points", "Appendix D.3, Fig. 9, in words", False, 1.1, EQUAL, either_way=True)]
-TINY = {"width": 64, "heads": 2, "mlp": 128, "steps": 1_500, "warmup": 150, "evaluate_every": 500}
+TINY = {"lr": 2e-3, "width": 64, "heads": 2, "mlp": 128, "steps": 1_500, "warmup": 150, "evaluate_every": 500}
 
 EXPERIMENTS = {
     "finetune-cifar10-b16": finetuned("cifar10", "b16"),
@@ -184,7 +184,7 @@ EXPERIMENTS = {
         Small(beside="positions", **TINY), "Appendix D.4, Table 8", "20 min of one CPU core", TABLE_8, SCRATCH + "four passes each",
     ),
     "data-sizes": small(
-        Small(beside="resnet", resnet=(2, 2, 2, 2), channels=32, steps=2_400, warmup=240, evaluate_every=800),
+        Small(beside="resnet", lr=2e-3, resnet_lr=4e-3, resnet=(2, 2, 2, 2), channels=32, steps=2_400, warmup=240, evaluate_every=800),
         "Sec. 4.3, Figs. 3 and 4", "65 min of one CPU core", SECTION_4_3,
         SCRATCH + "trained on 5, 20 and 100 % of it for as many updates, not pre-trained and transferred",
     ),
