@@ -176,7 +176,7 @@ EXPERIMENTS = {
             ("cifar10", 500, 98.59), ("cifar10", 1_000, 98.86), ("cifar100", 500, 89.17), ("cifar100", 1_000, 91.15)
         )
     },
-    "pretrain-imagenet-b16": pretrained("b16", "13 days on one H100, if it does 400 TFLOP/s; not run here"),
+    "pretrain-imagenet-b16": pretrained("b16", "28 h on one H100, if it does 400 TFLOP/s and reading keeps up; not run here"),
     "pretrain-imagenet-b32": pretrained("b32", "a quarter of pretrain-imagenet-b16"),
     "finetune-imagenet-b16-from-imagenet": from_imagenet("b16", 77.91),
     "finetune-imagenet-b32-from-imagenet": from_imagenet("b32", 73.38),
@@ -184,7 +184,9 @@ EXPERIMENTS = {
         Small(beside="positions", **TINY), "Appendix D.4, Table 8", "20 min of one CPU core", TABLE_8, SCRATCH + "four passes each",
     ),
     "data-sizes": small(
-        Small(beside="resnet", lr=2e-3, resnet_lr=4e-3, resnet=(2, 2, 2, 2), channels=32, steps=2_400, warmup=240, evaluate_every=800),
+        Small(
+            beside="resnet", lr=2e-3, resnet_lr=4e-3, resnet=(2, 2, 2, 2), channels=32, steps=2_400, warmup=240, evaluate_every=800
+        ),
         "Sec. 4.3, Figs. 3 and 4", "65 min of one CPU core", SECTION_4_3,
         SCRATCH + "trained on 5, 20 and 100 % of it for as many updates, not pre-trained and transferred",
     ),
