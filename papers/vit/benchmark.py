@@ -143,5 +143,5 @@ def memory() -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["memory"]:
         sys.exit(memory() if GPU else "error: memory is measured on a GPU, and there is none here")
-    networks(64 if GPU else 4)
+    networks(64 if GPU else 1)
     scratch(50 if GPU else 3)
