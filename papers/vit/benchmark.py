@@ -110,7 +110,8 @@ def networks(size: int) -> None:
         }
         for net in nets.values():  # a head of zeros would send nothing back
             nn.init.normal_(list(net.parameters())[-2], std=0.02)
-        compare({name: forward_backward(net, batch, bf16) for name, net in nets.items()}, size, "images", blocks=5)
+        blocks = {name: forward_backward(net, batch, bf16) for name, net in nets.items()}
+        compare(blocks, 3 * 17.56 * size, "10^9 multiply-adds", blocks=5)
 
 
 def scratch(n: int) -> None:
