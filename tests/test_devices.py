@@ -46,6 +46,8 @@ OPTIONS = [  # with tensors of their own
     ("transformer", "smoke", "--learned-positions", "--steps", 10, "--average", 1),
     ("vgg", "smoke", "--compare", "depth", "--steps", 2, "--evaluate-every", 2),
     ("vgg", "smoke", "--compare", "batch-norm", "--steps", 2, "--evaluate-every", 2),
+    ("vit", "smoke", "--beside", "positions", "--steps", 4, "--evaluate-every", 4),
+    ("vit", "smoke", "--beside", "resnet", "--steps", 4, "--evaluate-every", 4),
 ]
 
 

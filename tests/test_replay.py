@@ -102,6 +102,7 @@ NEEDS = {
     "vae": "MNIST",
     "resnet": "cifar-10-batches-py",
     "vgg": "cifar-10-batches-py",
+    "vit": "cifar-10-batches-py",
 }  # of data/
 
 
