@@ -1,5 +1,6 @@
 """An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale.
-Alexey Dosovitskiy, Lucas Beyer, Alexander Kolesnikov, Dirk Weissenborn, Xiaohua Zhai, et al., ICLR 2021, arXiv:2010.11929. This file: MIT licence.
+Alexey Dosovitskiy, Lucas Beyer, Alexander Kolesnikov, Dirk Weissenborn, Xiaohua Zhai, et al., ICLR 2021, arXiv:2010.11929.
+This file: MIT licence.
 
 Here, in the paper's order: the Vision Transformer of Sec. 3.1 (Fig. 1, Eqs. 1-4, Appendix A) with its two heads, in the sizes of
 Table 1, with what Table 8 and Fig. 9 take away or replace; positions for other resolutions (Sec. 3.2); the analyses behind Figs. 6
