@@ -36,9 +36,7 @@ def bits(nats: Tensor) -> Tensor:
 
 def log_decoder(x0: Tensor, mean: Tensor, log_std: Tensor, cdf: CDF = "tanh") -> Tensor:
     """Eq. 13: log p(x_0 | x_1) of pixels in {0, ..., 255} scaled to [-1, 1], each a bin of a Gaussian; the outer bins are open.
-
-    cdf: "tanh" approximates the Gaussian's (code), and is a distribution of its own right, whose bound is as true.
-    """
+    cdf: "tanh" approximates the Gaussian's (code), and is a distribution of its own right, whose bound is as true."""
     tanh = lambda z: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
     phi = torch.special.ndtr if cdf == "exact" else tanh
     upper, lower = (phi((x0 - mean + side / 255) * (-log_std).exp()) for side in (1, -1))  # delta_+, delta_-
@@ -50,15 +48,18 @@ class Diffusion(nn.Module):
     """Secs. 2 and 3: what is fixed, and what follows from a network's output. Constants are worked out in double precision."""
 
     def __init__(
-        self, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, predict: Predict = "epsilon", variance: Variance = "large"
-    ) -> None:
+        self, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, predict: Predict = "epsilon",
+        variance: Variance = "large", times: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         """predict: what the network gives, epsilon or the mean of Eq. 7.    variance: sigma_t^2 of Sec. 3.2, beta_t ("large"),
-        beta-tilde_t ("small"), or "learned", of which the network gives the logarithm besides (Table 2)."""
+        beta-tilde_t ("small"), or "learned", of which the network gives the logarithm besides (Table 2).    times: of the T steps
+        those to take, t being their number here: not the paper's."""
         super().__init__()
-        self.T, self.predict, self.variance = T, predict, variance
-        beta = torch.linspace(beta_1, beta_T, T, dtype=torch.float64)  # Sec. 4
-        alpha_bar = (1 - beta).cumprod(0)  # Sec. 2
+        alpha_bar = (1 - torch.linspace(beta_1, beta_T, T, dtype=torch.float64)).cumprod(0)  # Sec. 4, Sec. 2
+        alpha_bar = alpha_bar if times is None else alpha_bar[list(times)]
+        self.T, self.predict, self.variance = len(alpha_bar), predict, variance
         before = F.pad(alpha_bar[:-1], (1, 0), value=1.0)  # alpha-bar_{t-1}
+        beta = 1 - alpha_bar / before
         beta_tilde = beta * (1 - before) / (1 - alpha_bar)  # Eq. 7
         log_beta_tilde = torch.cat([beta_tilde[1:2], beta_tilde[1:]]).log()  # the first is 0, and the second stands for it (code)
         constants = {
@@ -244,7 +245,8 @@ class UNet(nn.Module):
                 h = attn(block(torch.cat([h, skips.pop()], 1), temb))
             if level is not self.up[-1]:
                 h = level.way(F.interpolate(h, scale_factor=2.0, mode="nearest"))  # (B, ., 2 H, 2 W)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        with torch.autocast(x.device.type, enabled=False):  # nor of the output
+            return self.conv_out(F.silu(self.norm_out(h.to(self.conv_out.weight.dtype))))
 
 
 def unet_cifar10() -> UNet:
