@@ -23,6 +23,7 @@ from common.weights import filled, fingerprint, folder_of, read, refused, rename
 from papers.ddpm import pictures
 from papers.ddpm.data import load as images_of
 from papers.ddpm.model import Diffusion, UNet
+from papers.ddpm.tables import TABLE_4, row
 from papers.ddpm.train import CIFAR10, measure
 
 MULTIPLIERS = (1, 2, 2, 2)
@@ -121,7 +122,8 @@ class Weights:
 
 WEIGHTS = {
     "weights-google-ddpm-cifar10-32": Experiment(
-        Weights("google/ddpm-cifar10-32"), kind="weights", source="Tables 1 and 4", cap="the test set", claims=CIFAR10,
+        Weights("google/ddpm-cifar10-32"), kind="weights", source="Tables 1 and 4", cap="the test set",
+        claims=[*CIFAR10, *(claim for step in TABLE_4 for claim in row(step))],
         cost="2 h on one H100 by its multiply-adds at 100 TFLOP/s, of which samples are most; not run",
         precision={"cpu": "fp32", "cuda": "tf32"}, figures=("samples", "progress", "shared-latents", "interpolation", "one-sample"),
     ),
