@@ -356,7 +356,7 @@ EXPERIMENTS = {
 }  # fmt: skip
 
 
-TABLES = {"table-2": tables.objectives, "table-4": tables.table_4}
+TABLES = {"table_2": tables.objectives, "table_4": tables.table_4}
 SCALED = ["cifar10-small"]
 PICTURES = {"rate-distortion": (SCALED, tables.rate_distortion), "distortion": (SCALED, tables.distortion)}
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from common.data import standin
+from common.data import cifar, standin
 from common.data.order import mix, permuted
+from common.provenance import ROOT
 from papers.ddpm import bound, chain, data, fid, judge, pictures, pretrained, sample, tables, train
 from papers.ddpm.model import Diffusion
 from tests.start import here, newest, record
@@ -180,6 +181,17 @@ def test_errors_are_of_what_varies(double):
         errors.append(bound.error(always, sometimes, 4))
     spread = torch.tensor(estimates).std().item()
     assert torch.tensor(errors).mean().item() == pytest.approx(spread, rel=0.1)
+
+
+@pytest.mark.skipif(not (ROOT / "data/cifar-10-batches-py").exists(), reason="no data/cifar-10-batches-py")
+def test_what_the_mean_image_is_worth():
+    """Table 4's first row, an RMSE of 67.60, is above that of predicting the mean of the training images for every test image."""
+    found = cifar.load(ROOT / "data")
+    squares = (found.test_images.float() - found.train_images.float().mean(0)).square().flatten(1).mean(1)
+    assert squares.mean().sqrt().item() == pytest.approx(63.38, abs=0.005)
+    assert squares.sqrt().mean().item() == pytest.approx(61.28, abs=0.005), "with the root of each image first"
+    x0 = data.scaled(found.test_images[:1000])
+    assert Diffusion().L_T(x0).mean().item() == pytest.approx(0.8e-5, abs=0.1e-5), "more than Table 4 has there, 0.00000"
 
 
 # Samples.
