@@ -22,7 +22,7 @@ from common.benchmark import compare
 from common.data import standin
 from common.data.order import shuffled
 from papers.ddpm.chain import noise, reverse
-from papers.ddpm.data import scaled, to_bytes
+from papers.ddpm.data import layout, scaled, to_bytes
 from papers.ddpm.model import Diffusion
 from papers.ddpm.pretrained import build, from_diffusers
 from papers.ddpm.train import Config, Losses, drawn
@@ -31,6 +31,10 @@ UPDATES, BLOCKS, IMAGES, BATCH, STEPS, SAMPLES = 2, 5, 500, 16, 10, 16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CONFIG = Config(ch=32, dropout=0.0, batch_size=BATCH, warmup=0)
 LEVELS = (32, 64, 64, 64)
+
+
+def layout_of(bf16: bool) -> torch.memory_format:
+    return layout(SimpleNamespace(device=DEVICE, precision="bf16" if bf16 else "fp32"))
 
 
 def unet() -> Any:
@@ -87,7 +91,7 @@ def usual(net: Any, images: Tensor) -> Callable[[], None]:
 
 
 def ours(net: nn.Module, images: Tensor, bf16: bool) -> Callable[[], None]:
-    nets = nn.ModuleDict({"simple-epsilon": copy.deepcopy(net)}).to(DEVICE)
+    nets = nn.ModuleDict({"simple-epsilon": copy.deepcopy(net)}).to(DEVICE, memory_format=layout_of(bf16))
     model, ema = Losses(CONFIG, nets).to(DEVICE), copy.deepcopy(nets).requires_grad_(False)
     adam = torch.optim.Adam(nets.parameters(), CONFIG.lr, eps=1e-8, fused=True)
     run = SimpleNamespace(config=CONFIG, device=DEVICE, seed=0, share=lambda n: slice(0, n))
@@ -116,7 +120,7 @@ def pipeline(net: Any) -> Callable[[], Any]:
 
 
 def chain(net: nn.Module, bf16: bool) -> Callable[[], Tensor]:
-    net = copy.deepcopy(net).eval().requires_grad_(False).to(DEVICE)
+    net = copy.deepcopy(net).eval().requires_grad_(False).to(DEVICE, memory_format=layout_of(bf16))
     times = [round(i * 999 / (STEPS - 1)) for i in range(STEPS)]
     diffusion, which = Diffusion(times=times).to(DEVICE), torch.tensor(times, device=DEVICE)
 
@@ -137,6 +141,9 @@ def main() -> None:
     torch.manual_seed(0)
     theirs, (images, _) = unet(), standin.images(IMAGES, 0)
     net = build(from_diffusers(theirs.state_dict()))
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # as theirs
     training = {
         "diffusers' example, fp32": usual(theirs, images),
         "train.py, fp32": ours(net, images, bf16=False),

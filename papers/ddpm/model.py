@@ -175,14 +175,14 @@ class Attention(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.q, self.k, self.v = (conv(channels, channels, 1) for _ in range(3))
-        self.proj_out = conv(channels, channels, 1, scale=NEARLY_0)
+        self.q, self.k, self.v = (initialised(nn.Linear(channels, channels)) for _ in range(3))
+        self.proj_out = initialised(nn.Linear(channels, channels), NEARLY_0)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).mT[:, None] for layer in (self.q, self.k, self.v))  # (B, 1, S, C)
-        h = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(C)) v
-        return x + self.proj_out(h[:, 0].mT.reshape(x.shape))
+        h = self.norm(x).flatten(2).mT  # (B, S, C)
+        q, k, v = (layer(h)[:, None] for layer in (self.q, self.k, self.v))  # (B, 1, S, C)
+        h = F.scaled_dot_product_attention(q, k, v)[:, 0]  # softmax(q k^T / sqrt(C)) v
+        return x + self.proj_out(h).mT.reshape(x.shape)
 
 
 class Level(nn.Module):

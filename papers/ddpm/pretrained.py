@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from common.claims import Experiment
@@ -21,6 +20,7 @@ from common.options import at_least_one
 from common.run import Run
 from common.weights import filled, fingerprint, folder_of, read, refused, renamed
 from papers.ddpm import pictures
+from papers.ddpm.data import layout
 from papers.ddpm.data import load as images_of
 from papers.ddpm.model import Diffusion, UNet
 from papers.ddpm.tables import TABLE_4, row
@@ -46,8 +46,6 @@ OURS = re.compile(
 def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict of diffusers' UNet2DModel, as google/ddpm-cifar10-32 has it -> state dict of our UNet.
 
-    Its attention is of linear layers, ours, like the authors', of convolutions of 1 x 1.
-
     Raises:
         ValueError: there is a key that such a net does not have.
     """
@@ -57,12 +55,13 @@ def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             key = re.sub(rf"(?<![\w]){theirs}(?=\.)", ours, key)
         return key if OURS.fullmatch(key) else None
 
-    state = renamed(weights, name, f"{OF} in diffusers")
-    return {key: w[..., None, None] if ".attn." in key and w.ndim == 2 else w for key, w in state.items()}
+    return renamed(weights, name, f"{OF} in diffusers")
 
 
 def from_authors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict of a PyTorch port of the authors' checkpoint, by its own names (pesser/pytorch_diffusion's) -> of our UNet.
+
+    Its attention is of convolutions of 1 x 1, ours of linear layers.
 
     Raises:
         ValueError: there is a key that such a net does not have.
@@ -78,7 +77,8 @@ def from_authors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key = re.sub(r"\.(down|up)sample\.conv\.", ".way.", key)
         return key if OURS.fullmatch(key) else None
 
-    return renamed(weights, name, f"{OF} as the authors have it")
+    state = renamed(weights, name, f"{OF} as the authors have it")
+    return {key: w[:, :, 0, 0] if ".attn." in key and w.ndim == 4 else w for key, w in state.items()}
 
 
 def build(state: Mapping[str, Tensor]) -> UNet:
@@ -163,8 +163,7 @@ def main(run: Run[Weights]) -> dict[str, float]:
     with refused(config.weights, "name weights of that network"):
         net = of_cifar10(load(config.weights, folder))
     data = images_of(run, weights_sha256=fingerprint(net))
-    layout = torch.channels_last if run.device.type == "cuda" else torch.contiguous_format
-    net, diffusion = net.requires_grad_(False).to(run.device, memory_format=layout), Diffusion().to(run.device)
+    net, diffusion = net.requires_grad_(False).to(run.device, memory_format=layout(run)), Diffusion().to(run.device)
     with run.evaluating(net) as net:
         metrics, _, images = measure(run, diffusion, net, data, "samples")
         run.on_main(lambda: pictures.draw(run, diffusion, net, data, images))

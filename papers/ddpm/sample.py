@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         is_run = (run / "config.json").exists() and (run / "checkpoint").exists()
         diffusion, net, shape = of_run(run, command.objective) if is_run else of_weights(command.weights, Path("data/weights"))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        net, called = net.eval().requires_grad_(False).to(device), None
+        net, called = net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last), None
         if command.steps:
             diffusion, times = fewer(diffusion, command.steps)
             which = torch.tensor(times, device=device)

@@ -24,7 +24,7 @@ from common.run import Run
 from papers.ddpm import bound, fid, pictures, tables
 from papers.ddpm.bound import Bound
 from papers.ddpm.chain import samples
-from papers.ddpm.data import CHANNELS, SIDE, Data, load
+from papers.ddpm.data import CHANNELS, SIDE, Data, layout, load
 from papers.ddpm.judge import judge
 from papers.ddpm.model import Diffusion, UNet
 from papers.ddpm.tables import CHOICE, row
@@ -122,7 +122,7 @@ class Config:
 def train(run: Run[Config]) -> dict[str, float]:
     config, B = run.config, run.config.batch_size
     data = load(run)
-    nets = networks(config).to(memory_format=torch.channels_last if run.device.type == "cuda" else torch.contiguous_format)
+    nets = networks(config).to(memory_format=layout(run))
     adam = torch.optim.Adam([{"params": [*net.parameters()]} for net in nets.values()], config.lr, eps=1e-8, fused=True)
     model, ema, adam = run.prepare(
         model=Losses(config, nets), ema=copy.deepcopy(nets).requires_grad_(False), optimizer=adam

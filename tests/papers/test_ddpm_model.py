@@ -301,11 +301,12 @@ def test_the_unet_by_hand(double):
 
     def attention(x, name):
         h = norm(x, f"{name}.norm")
-        q, k, v = (torch.einsum("oc,nchw->nohw", w[f"{name}.{each}.weight"][..., 0, 0], h) for each in "qkv")
+        q, k, v = (torch.einsum("oc,nchw->nohw", w[f"{name}.{each}.weight"], h) for each in "qkv")
         q, k, v = (each + w[f"{name}.{n}.bias"][:, None, None] for n, each in zip("qkv", (q, k, v), strict=True))
         a = torch.einsum("nchw,ncij->nhwij", q, k) * q.shape[1] ** -0.5
         a = a.flatten(3).softmax(3).reshape(a.shape)
-        return x + conv(torch.einsum("nhwij,ncij->nchw", a, v), f"{name}.proj_out")
+        h = torch.einsum("nhwij,ncij,oc->nohw", a, v, w[f"{name}.proj_out.weight"])
+        return x + h + w[f"{name}.proj_out.bias"][:, None, None]
 
     temb = ddpm.time_embedding(t, 4, torch.float64)
     temb = swish(temb @ w["temb.0.weight"].T + w["temb.0.bias"]) @ w["temb.2.weight"].T + w["temb.2.bias"]

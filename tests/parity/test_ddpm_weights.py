@@ -74,8 +74,7 @@ def in_diffusers(net, old=False):
     tensors = [w for part in order for w in (part.weight, part.bias)]
     names = diffusers_names(old)
     assert len(names) == len(tensors) == len({*names}) == len([*net.parameters()])
-    linear = re.compile(r"attentions.*(query|key|value|proj_attn|to_\w+|to_out\.0)\.weight")
-    return {name: (w[:, :, 0, 0] if linear.search(name) else w).detach().clone() for name, w in zip(names, tensors, strict=True)}
+    return {name: w.detach().clone() for name, w in zip(names, tensors, strict=True)}
 
 
 def in_authors(net):
@@ -87,7 +86,7 @@ def in_authors(net):
         key = re.sub(r"^(down\.\d)\.way", r"\1.downsample.conv", key)
         key = re.sub(r"^(up\.\d)\.way", r"\1.upsample.conv", key)
         key = re.sub(r"^up\.(\d)", lambda m: f"up.{3 - int(m[1])}", key)
-        state[key] = w
+        state[key] = w[:, :, None, None] if ".attn" in key and w.ndim == 2 else w
     return state
 
 
