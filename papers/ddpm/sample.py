@@ -9,6 +9,7 @@ The grid has its samples row after row. What is finished lies beside it (grid.pn
 
 import dataclasses
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,11 @@ def main(argv: list[str]) -> int:
             raise BadInput("--n, --columns and --batch must be at least 1")
         run = Path(command.weights)
         is_run = (run / "config.json").exists() and (run / "checkpoint").exists()
-        diffusion, net, shape = of_run(run, command.objective) if is_run else of_weights(command.weights, Path("data/weights"))
+        diffusion, net, shape = (
+            of_run(run, command.objective)
+            if is_run
+            else of_weights(command.weights, Path(os.environ.get("DATA_DIR", "data")) / "weights")
+        )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         net, called = net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last), None
         if command.steps:

@@ -310,6 +310,45 @@ def test_a_run_without_a_checkpoint_is_refused(smoke, tmp_path, capsys):
     assert "no checkpoint" in error and error.count("\n") == 1
 
 
+# Pictures.
+
+
+def test_pictures_of_a_known_model(tmp_path):
+    """With the ideal epsilon of data that is one image: x_0 as it is predicted is that image at all times, as is every sample."""
+    from PIL import Image
+
+    T, drawings, ramp = 20, {}, torch.linspace(-0.9, 0.9, 64).reshape(1, 1, 8, 8).expand(1, 3, 8, 8)
+    diffusion = Diffusion(T=T, beta_T=0.4)
+    net = lambda x, t: (x - diffusion.at("of_x0", t, x) * ramp) / diffusion.at("of_epsilon", t, x)
+    (tmp_path / "figures").mkdir()
+
+    def save_figure(figure, name):
+        drawings[name] = figure
+        pictures.figures.save(figure, tmp_path / "figures" / f"{name}.png", name, "about")
+
+    real = standin.images(8, 0, size=8)[0]
+    run = run_of(save_figure=save_figure, dir=tmp_path)
+    parts = data.Data(8, real, None, real, None)
+    samples = chain.samples(diffusion, nn.Identity(), (3, 8, 8), range(64), seed=0, device=CPU, called=net)
+    pictures.draw(run, diffusion, net, parts, samples)
+    tiles = {
+        name: d.unfold(1, 8, 8).unfold(2, 8, 8).permute(1, 2, 0, 3, 4) for name, d in drawings.items()
+    }  # rows, columns, 3, 8, 8
+    is_ramp = lambda tile: (tile - (ramp[0] + 1) / 2).abs().amax((-3, -2, -1)) < 0.01
+    assert tiles["samples"].shape[:2] == (8, 8) and is_ramp(tiles["samples"]).all()
+    assert tiles["progress"].shape[:2] == (8, 10) and is_ramp(tiles["progress"]).all()
+    assert tiles["shared-latents"].shape[:2] == (4, 9) and is_ramp(tiles["shared-latents"][:, 1:]).all()
+    assert not is_ramp(tiles["shared-latents"][:, 0]).any(), "x_t, the less noisy the lower"
+    off = (tiles["shared-latents"][:, 0] - (ramp[0] + 1) / 2).abs().mean((-3, -2, -1))
+    assert (off.diff() < 0).all()
+    assert tiles["interpolation"].shape[:2] == (4, 11) and is_ramp(tiles["interpolation"][:, 1:-1]).all()
+    for i in range(4):
+        for column, image in ((0, real[2 * i]), (-1, real[2 * i + 1])):
+            torch.testing.assert_close(tiles["interpolation"][i, column], image.permute(2, 0, 1) / 255)
+    with Image.open(tmp_path / "figures" / "one-sample.png") as image:
+        assert image.n_frames == 20 and image.size == (64, 32) and image.text["Title"] == "one-sample"
+
+
 # Judges.
 
 
