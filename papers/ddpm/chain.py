@@ -16,6 +16,7 @@ from papers.ddpm.data import to_bytes
 from papers.ddpm.model import Diffusion
 
 GROUP = 16  # samples whose noise is drawn together
+SAVE_EVERY = 30.0  # seconds
 
 Look = Callable[[int, Tensor, Tensor], None]  # t, x_{t-1}, x_0 as it is predicted
 
@@ -47,26 +48,26 @@ def samples(
 ) -> Tensor:  # fmt: skip
     """The samples of these numbers, as bytes (n, C, H, W) on the CPU.
 
-    path: where what is finished is kept, batch by batch; of other weights, seeds or numbers it is no use.
+    path: where what is finished is kept; of other weights, seeds or numbers it is no use.
     called: what is called in place of the network, as a function of x_t and t.
     """
     of = f"{fingerprint(net)} {diffusion.T} {seed} {numbers}"
     done = torch.empty(0, *shape, dtype=torch.uint8)
     if path and path.exists() and (kept := torch.load(path, map_location="cpu", weights_only=True))["of"] == of:
         done = kept["images"]
-    began, before, told = time.monotonic(), len(done), time.monotonic()
+    began, before, saved = time.monotonic(), len(done), time.monotonic()
     while len(done) < len(numbers):
         part = numbers[len(done) :][:batch]
         z = lambda t, part=part: noise(shape, part, device, seed, t)
         x = reverse(diffusion, called or net, z(diffusion.T), diffusion.T - 1, z)
         done = torch.cat([done, to_bytes(x).cpu()])
-        if path:
+        now, finished = time.monotonic(), len(done) == len(numbers)
+        if path and (now - saved > SAVE_EVERY or finished):
             buffer = io.BytesIO()
             torch.save({"of": of, "images": done}, buffer)
             write_atomic(path, buffer.getvalue())
-        now = time.monotonic()
-        if now - told > 10:
-            left, told = (now - began) / (len(done) - before) * (len(numbers) - len(done)), now
+        if now - saved > SAVE_EVERY:
+            left, saved = (now - began) / (len(done) - before) * (len(numbers) - len(done)), now
             say(f"samples: {len(done)} of {len(numbers)}, {left / 60:.0f} min to go")
     return done
 

@@ -24,7 +24,7 @@ from papers.ddpm.data import layout
 from papers.ddpm.data import load as images_of
 from papers.ddpm.model import Diffusion, UNet
 from papers.ddpm.tables import TABLE_4, row
-from papers.ddpm.train import CIFAR10, measure
+from papers.ddpm.train import CIFAR10, FIGURES, measure
 
 MULTIPLIERS = (1, 2, 2, 2)
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # as diffusers has them in a folder
@@ -125,7 +125,7 @@ WEIGHTS = {
         Weights("google/ddpm-cifar10-32"), kind="weights", source="Tables 1 and 4", cap="the test set",
         claims=[*CIFAR10, *(claim for step in TABLE_4 for claim in row(step))],
         cost="2 h on one H100 by its multiply-adds at 100 TFLOP/s, of which samples are most; not run",
-        precision={"cpu": "fp32", "cuda": "tf32"}, figures=("samples", "progress", "shared-latents", "interpolation", "one-sample"),
+        precision={"cpu": "fp32", "cuda": "tf32"}, figures=FIGURES,
     ),
 }  # fmt: skip
 

@@ -24,7 +24,7 @@ from common.run import Run
 from papers.ddpm import bound, fid, pictures, tables
 from papers.ddpm.bound import Bound
 from papers.ddpm.chain import samples
-from papers.ddpm.data import CHANNELS, SIDE, Data, layout, load
+from papers.ddpm.data import CHANNELS, FOLDERS, SIDE, Data, layout, load
 from papers.ddpm.judge import judge
 from papers.ddpm.model import Diffusion, UNet
 from papers.ddpm.tables import CHOICE, row
@@ -100,6 +100,8 @@ class Config:
             raise ValueError(f"--warmup must not be negative, got {self.warmup}")
         if not self.objectives or len({*self.objectives}) < len(self.objectives):
             raise ValueError(f"--objectives must be one or more of Table 2, each once, got {self.objectives}")
+        if self.judge == "classifier" and self.data in FOLDERS:
+            raise ValueError(f"--judge classifier needs classes, and {self.data} has none")
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(f"--multipliers must be at least 1 each, got {self.multipliers}")
         if self.ch % 2 or self.ch % self.groups:

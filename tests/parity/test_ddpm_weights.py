@@ -10,6 +10,7 @@ from papers.ddpm import model as ddpm
 from papers.ddpm import pretrained
 from papers.ddpm.model import Diffusion, UNet
 from papers.ddpm.pretrained import build, from_authors, from_diffusers
+from papers.ddpm.train import FIGURES
 from tests.start import weights as started
 
 MULTIPLIERS = (1, 2, 2, 2)
@@ -248,10 +249,13 @@ def test_weights_are_evaluated(tmp_path, monkeypatch, capfd):
 
     if not (ROOT / "data/cifar-10-batches-py").exists():
         pytest.skip("no data/cifar-10-batches-py")
-    monkeypatch.setattr(pretrained.pictures, "draw", lambda *a: None)
-    monkeypatch.setattr(pretrained, "measure", lambda run, diffusion, net, data, name: ({"n": float(len(data.images))}, None, None))
+    monkeypatch.setattr(pretrained, "Diffusion", lambda: Diffusion(T=20, beta_T=0.4))
+    monkeypatch.setattr(pretrained.pictures, "SHOWN", 2)
     run = started(pretrained, tmp_path / "out", monkeypatch, capfd)
-    code, lines = run(saved(ours(), tmp_path / "model-790000.ckpt"), "--data-dir", ROOT / "data")
+    flags = ("--each", 5, "--train-images", 6, "--test-images", 6, "--data-dir", ROOT / "data")
+    code, lines = run(saved(ours(), tmp_path / "model-790000.ckpt"), *flags)
     assert code == 0, lines
-    found = record(tmp_path / "out/ddpm/weights-model-790000/seed0")
-    assert found["metrics"]["n"] == 50_000 and len(found["data"]["weights_sha256"]) == 64
+    directory = tmp_path / "out/ddpm/weights-model-790000/seed0"
+    found = record(directory)
+    assert len(found["data"]["weights_sha256"]) == 64 and {"test_bits_per_dim", "train_rate", "test_rmse_20"} <= {*found["metrics"]}
+    assert sorted(path.stem for path in (directory / "figures").iterdir()) == sorted(FIGURES)
