@@ -35,6 +35,7 @@ OPTIONS = [  # with tensors of their own
     ("dcgan", "smoke", "--net", "mlp", "--epochs", 1, "--decay", 0),
     ("dcgan", "smoke", "--broken", "joint-batch", "--epochs", 1, "--decay", 0),
     ("dcgan", "smoke-features", "--prior", "normal", "--epochs", 1, "--draws", 1, "--no-controls"),
+    ("ddpm", "smoke", "--objectives", "L-epsilon", "simple-mu", "L-mu-learned", "--steps", 3, "--samples", 4),
     ("gpt", "smoke", "--network", "lstm", "--units", 8, "--steps", 2, "--evaluate-every", 1),
     ("lenet", "smoke", "--loss", "mse", "--batch-size", 10, "--train-size", 60),
     ("lstm", "smoke", "--no-recurrent", "--task", "long-lag-2c", "--criterion", "test", "--max-sequences", 10),

@@ -98,6 +98,7 @@ NEEDS = {
     "alexnet": "cifar-10-batches-py",
     "gpt": "tinyshakespeare",
     "dcgan": "MNIST",
+    "ddpm": "MNIST",
     "lenet": "MNIST",
     "vae": "MNIST",
     "resnet": "cifar-10-batches-py",

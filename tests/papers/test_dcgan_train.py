@@ -252,3 +252,25 @@ def test_what_a_record_says_of_samples_and_rules():
 def test_diversity_is_that_of_real_digits():
     x, y = torch.rand(2000, 9), torch.arange(2000) % 10
     assert train.variance(x, y) == pytest.approx(9 / 12, rel=0.05) and train.variance(x[:1].expand(2000, 9), y) == 0
+
+
+@pytest.mark.parametrize("name", ["smoke", "smoke-features"])
+def test_samples_of_a_run(name, tmp_path, capsys):
+    """The picture that the command draws of a finished run's checkpoint, the same again; what is no run is one line."""
+    from PIL import Image
+
+    from papers.dcgan import sample
+
+    flags = ("--epochs", 1, "--decay", 0) if name == "smoke" else ("--epochs", 1, "--draws", 1, "--no-controls")
+    assert here(SCRIPT, name, *flags, "--out", tmp_path)[0] == 0
+    run = str(tmp_path / "dcgan" / name / "seed0")
+    for n in ("130", "20"):
+        assert sample.main([run, "--n", n, "--columns", "10", "--out", str(tmp_path / f"{n}.png")]) == 0
+    with Image.open(tmp_path / "130.png") as many, Image.open(tmp_path / "20.png") as few:
+        side = few.size[0] // 10
+        assert side in (28, 32) and many.size == (10 * side, 13 * side)
+        assert many.crop((0, 0, *few.size)).tobytes() == few.tobytes() and len(many.getcolors(1 << 20)) > 10
+    capsys.readouterr()
+    assert sample.main([str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
+    error = capsys.readouterr().err
+    assert "is no folder of a run" in error and error.count("\n") == 1

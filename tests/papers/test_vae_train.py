@@ -439,3 +439,23 @@ def test_records_say_what_their_curves_say():
                 pytest.approx(metrics["wake_sleep_test_bound"])
             ) or metrics["speedup"] == pytest.approx(curves["samples"][-1] / curves["samples"][0])
     json.dumps(bounds, allow_nan=False)
+
+
+def test_samples_of_a_run(tmp_path, capsys):
+    """The picture that the command draws of a finished run's checkpoint; what is no run is one line."""
+    from PIL import Image
+
+    from papers.vae import sample
+
+    assert here(SCRIPT, "smoke", "--out", tmp_path)[0] == 0
+    for n in ("6", "4"):
+        assert (
+            sample.main([str(tmp_path / "vae/smoke/seed0"), "--n", n, "--columns", "2", "--out", str(tmp_path / f"{n}.png")]) == 0
+        )
+    with Image.open(tmp_path / "6.png") as six, Image.open(tmp_path / "4.png") as four:
+        width, height = six.size
+        assert width % 2 == 0 and height % 3 == 0 and six.crop((0, 0, *four.size)).tobytes() == four.tobytes()
+    capsys.readouterr()
+    assert sample.main([str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
+    error = capsys.readouterr().err
+    assert "is no folder of a run" in error and error.count("\n") == 1

@@ -1,0 +1,90 @@
+"""Samples of a run's generative model, as a picture: means of p(x|z) for z from the prior (Fig. 5).
+
+    python -m papers.vae.sample runs/vae/mnist-nz20/seed0 --n 200 --out grid.png
+
+They follow from the seed, whatever their number. It takes a second.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from common import directory, figures
+from common.data.order import mix
+from common.errors import BadInput
+from papers.vae.pictures import field
+from papers.vae.train import EXPERIMENTS, Methods
+
+
+@dataclass(frozen=True)
+class Command:
+    """Samples of a trained generative model, as a picture."""
+
+    run: Annotated[str, "positional"]
+    """The folder of a run of train.py."""
+    n: int = 200
+    """Samples."""
+    out: Path = Path("grid.png")
+    """The picture."""
+    seed: int = 0
+    """The samples follow from it."""
+    columns: int = 20
+    """Samples in a row of the picture."""
+    method: Literal["aevb", "wake_sleep", "mcem"] = "aevb"
+    """Whose decoder."""
+
+
+def drawn(folder: Path, n: int, seed: int, method: str) -> Tensor:
+    """What `figures.grid` takes, (n, H, W) in [0, 1].
+
+    Raises:
+        BadInput: it is no folder of a run, or has no checkpoint.
+    """
+    try:
+        about = json.loads((folder / "config.json").read_text())
+        like = EXPERIMENTS[about["experiment"]].config
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{folder} is no folder of a run of papers.vae.train: name one, as runs/vae/mnist-nz20/seed0") from error
+    names = {field.name for field in fields(like)}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items() if k in names}
+    config = type(like)(**values)
+    if method not in config.methods:
+        raise BadInput(f"--method {method}: {folder} has {', '.join(config.methods)}")
+    state = directory.load(folder, {name: about[name] for name in ("paper", "experiment", "seed")})
+    if state is None:
+        raise BadInput(f"{folder} has no checkpoint yet: wait for its first, or name another run")
+    methods = Methods(config)
+    directory.restore(folder, {"model": state["objects"]["model"]}, {"model": methods})
+    decoder = getattr(methods, method)
+    with torch.no_grad():
+        whole = -(-n // 16) * 16  # numbers at the end of a draw whose length is no multiple of 16 depend on it
+        z = torch.randn(whole, config.latent, generator=torch.Generator().manual_seed(mix(seed, "samples")))
+        return field((decoder if method == "mcem" else decoder.decoder).mean(z[:n]))
+
+
+def main(argv: list[str]) -> int:
+    import tyro
+
+    command = tyro.cli(Command, args=argv, prog="python -m papers.vae.sample", config=(tyro.conf.PositionalRequiredArgs,))
+    try:
+        if min(command.n, command.columns) < 1:
+            raise BadInput("--n and --columns must be at least 1")
+        images = drawn(Path(command.run), command.n, command.seed, command.method)
+        os.makedirs(command.out.parent, exist_ok=True)
+        about = f"{command.run}, seed {command.seed}, {command.n} samples"
+        figures.save(figures.grid(images, command.columns), command.out, "samples", about)
+    except (BadInput, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"samples  {command.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
