@@ -1,4 +1,4 @@
-"""J. Ho, A. Jain, P. Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXiv:2006.11239).
+"""J. Ho, A. Jain, P. Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXiv:2006.11239). This file: MIT licence.
 
 Here: the diffusion process, its posterior and the bound (Sec. 2), the reverse process, its decoder and both objectives (Sec. 3),
 and the U-Net that predicts epsilon, or the mean (Sec. 4, appendix B). What the paper leaves out is as in the authors' code
