@@ -6,7 +6,7 @@ BLEU is multi-bleu.perl's, of tokens; the texts go through sacreBLEU besides, fo
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -141,16 +141,18 @@ def written(run: Run, name: str, lines: list[str], references: list[str]) -> dic
     kind = "lc_sacrebleu" if (lower := sentences.lowercase(run.config)) else "sacrebleu"
     split, _, how = name.rpartition("_")
     split, _, net = split.rpartition("_")
-    found = {f"{split}_{kind}_{net}_{how}": bleu.sacrebleu(readable(lines, run.config.target), references, lowercase=lower)}
+    found = {f"{split}_{kind}_{net}_{how}": bleu.sacrebleu(readable(lines, run.config), references, lowercase=lower)}
     run.say(", ".join(f"{key} {value:.2f}" for key, value in found.items()))
     return found
 
 
-def readable(lines: Sequence[str], language: str) -> list[str]:
+def readable(lines: Sequence[str], config: Any) -> list[str]:
     """Moses' tokens as a text that people write."""
+    if config.data == "made-up":
+        return [*lines]
     from sacremoses import MosesDetokenizer
 
-    put_together = MosesDetokenizer(language)
+    put_together = MosesDetokenizer(config.target)
     return [put_together.detokenize(line.split()) for line in lines]
 
 

@@ -198,13 +198,14 @@ def alike(lengths: Tensor, batch_size: int, batches: int, seed: int) -> Callable
     """Sec. B.2: the pairs of the next `batches` minibatches are taken together, sorted by length, and cut: step -> a minibatch's.
 
     Args:
-        lengths: of both sides (n, 2); the longer one counts, and short ones come first, as in the authors' code.
+        lengths: of both sides (n, 2); the longer one counts, as in the authors' code. The minibatches then are shuffled.
     """
     longest, size = lengths.max(1).values, batches * batch_size
 
     def minibatch(step: int) -> Tensor:
-        group, at = divmod(step, batches)
+        group = step // batches
         rows = permuted(len(longest), seed, group * size, (group + 1) * size)
-        return rows[longest[rows].sort(stable=True).indices][at * batch_size : (at + 1) * batch_size]
+        cut = rows[longest[rows].sort(stable=True).indices].split(batch_size)
+        return cut[int(permuted(batches, mix(seed, "minibatches"), step, step + 1))]
 
     return minibatch

@@ -1,4 +1,4 @@
-"""RNNsearch and RNNencdec: the sizes of the paper, the nets against its formulas written out, decoding against exhaustive search."""
+"""RNNsearch and RNNencdec: the paper's sizes, the nets against its formulas written out, decoding against exhaustive search."""
 
 import itertools
 import math
@@ -227,7 +227,7 @@ def test_initial_weights(search):
     for name, p in model.named_parameters():
         if name.endswith("bias") or "v_a" in name:
             assert not p.any(), name
-        elif ".U" in name and "U_a" not in name or name.startswith("unit"):
+        elif "unit.U" in name:
             close(p @ p.T, torch.eye(96))
             orthogonal += 1
         else:
@@ -295,7 +295,7 @@ def talkative(seed, K=5, search=True):
 def test_a_wide_beam_finds_what_exhaustive_search_finds(search, forbidden):
     """All translations of a source of one word and its end: two to six words long, their ends counted."""
     lengths = set()
-    for seed in range(8):
+    for seed in range(4):
         model, (x,) = talkative(seed, search=search), sentences((1,), 5, seed)
         prefixes, every = {(): 0.0}, []
         for i in range(1, 7):
