@@ -84,16 +84,17 @@ class EncoderDecoder(nn.Module):
         K_x, K_y: words of the source and the target vocabulary, padding among them.
         n, m, l, n_align: Sec. A.2.3: hidden units, of a word's vector, of the maxout layer, of the alignment model.
         dropout: of words' vectors in training; the paper has none.
+        present: the output reads s_i, as in Sec. 3.1, and not s_{i-1}, as in A.2.2.
         pad: the word that is padding, in both vocabularies.
     """
 
     def __init__(
         self, K_x: int, K_y: int, *, n: int = 1000, m: int = 620, l: int = 500, n_align: int = 1000, search: bool = True,
-        dropout: float = 0.0, pad: int = 0,
+        dropout: float = 0.0, present: bool = False, pad: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         annotation = 2 * n if search else n
-        self.pad = pad
+        self.pad, self.present = pad, present
         self.E_x, self.E_y, self.dropout = nn.Embedding(K_x, m), nn.Embedding(K_y, m), nn.Dropout(dropout)
         self.forwards = RNN(m, n)
         self.backwards = RNN(m, n) if search else None
@@ -145,9 +146,10 @@ class EncoderDecoder(nn.Module):
         Ey = F.pad(self.dropout(self.E_y(y[:, :-1])), (0, 0, 1, 0))  # E y_{i-1}; E y_0 = 0, as in the authors' code
         states, alphas = [], []
         for below in self.W(Ey).unbind(1):
-            states.append(s)
-            alpha, s = self.step(below, s, source)
+            alpha, s_i = self.step(below, s, source)
+            states.append(s_i if self.present else s)
             alphas.append(alpha)
+            s = s_i
         alpha = torch.stack(alphas, 1)
         return self.output(torch.stack(states, 1), Ey, alpha, source), alpha
 
@@ -195,7 +197,7 @@ def beam_search(
     best, best_p = x.new_full((B, 0), pad), torch.full_like(log_p[:, 0], -torch.inf)
     for i in range(1, 3 * int(length.max()) + 1):
         alpha, s_i = model.step(model.W(Ey), s, source)
-        logits = model.output(s[:, None], Ey[:, None], alpha[:, None], source)[:, 0]
+        logits = model.output((s_i if model.present else s)[:, None], Ey[:, None], alpha[:, None], source)[:, 0]
         next_p = logits.to(log_p.dtype).log_softmax(1).unflatten(0, (B, K))  # (B, K, K_y)
         next_p[:, :, [pad, *forbidden]] = -torch.inf
         p_end = next_p[:, :, end].masked_fill(i <= length // 2, -torch.inf)

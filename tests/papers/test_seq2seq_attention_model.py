@@ -88,18 +88,19 @@ def written_out(model, x, y):
         else:
             alpha = [torch.tensor(1.0)]
         c = sum(a_j * h_j for a_j, h_j in zip(alpha, h, strict=True))
-        t = model.U_o.weight @ s + model.U_o.bias + model.V_o.weight @ Ey + model.C_o.weight @ c
+        s_i = torch.tensor(unit(model.unit, (model.W.weight @ Ey + model.W.bias + model.C.weight @ c).tolist(), s.tolist()))
+        t = model.U_o.weight @ (s_i if model.present else s) + model.U_o.bias + model.V_o.weight @ Ey + model.C_o.weight @ c
         t = torch.stack([torch.max(t[2 * j], t[2 * j + 1]) for j in range(len(t) // 2)])
         logits.append(model.W_o.weight @ t + model.W_o.bias)
         alphas.append(torch.stack(alpha))
-        s = torch.tensor(unit(model.unit, (model.W.weight @ Ey + model.W.bias + model.C.weight @ c).tolist(), s.tolist()))
-        Ey = model.E_y.weight[word]
+        s, Ey = s_i, model.E_y.weight[word]
     return torch.stack(logits), torch.stack(alphas)
 
 
+@pytest.mark.parametrize("present", [False, True], ids=["s_{i-1}", "s_i"])
 @BOTH
-def test_the_net_is_appendix_a_written_out(search):
-    model = small(search=search).requires_grad_(False)
+def test_the_net_is_appendix_a_written_out(search, present):
+    model = small(search=search, present=present).requires_grad_(False)
     for seed, (S, T) in enumerate([(5, 4), (1, 6), (7, 0)]):
         x, y = sentences((S, T), seed=seed)
         logits, alpha = model.decode(x[None], y[None])
@@ -283,9 +284,9 @@ def agree(fast, slow):
     assert [p for p, _ in fast] == pytest.approx([p for p, _ in slow], abs=1e-10)
 
 
-def talkative(seed, K=5, search=True):
+def talkative(seed, K=5, **changes):
     """Its translations are of many lengths."""
-    model = small(seed, K, search=search, scale=0.8).requires_grad_(False)
+    model = small(seed, K, scale=0.8, **changes).requires_grad_(False)
     model.W_o.weight *= 4
     return model
 
@@ -317,7 +318,7 @@ def test_beam_search_is_the_authors_loop(K):
     """Also where the beams become fewer, and the search is stopped because no beam can do better."""
     lengths = set()
     for seed, search in itertools.product(range(4), (True, False)):
-        model = talkative(seed, search=search)
+        model = talkative(seed, search=search, present=seed == 3)
         xs = sentences((1, 4, 2), 5, seed)
         slow = [slow_beam_search(model, x, K) for x in xs]
         agree(fast_beam_search(model, xs, K), slow)  # in a padded batch
