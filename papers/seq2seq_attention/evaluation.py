@@ -157,20 +157,23 @@ def readable(lines: Sequence[str], config: Any) -> list[str]:
 
 
 def measure_sequences(run: Run, model: nn.Module, test: Pairs) -> dict[str, float]:
-    """How many sequences come back whole, in %: as long as those that were learned from, and longer."""
+    """Sequences without a mistake, and symbols in their places, in %: of lengths that were learned from, and of longer ones."""
     longest, metrics, curves = run.config.max_length, {}, {}
     wanted, length = test.target.padded(torch.arange(len(test))).cpu(), test.source.lengths - 1
     for name in model:
         found = translate(run, model, name, test.source, 1)[:, : wanted.shape[1]]
-        whole = (found == wanted).all(1).double()
-        curves[name] = [100 * whole[length == n].mean().item() for n in range(1, 2 * longest + 1)]
-        metrics[f"whole_{name}_within"] = 100 * whole[length <= longest].mean().item()
-        metrics[f"whole_{name}_beyond"] = 100 * whole[length > longest].mean().item()
+        right = (found == wanted) & (wanted != PAD)
+        shares = {"whole": (found == wanted).all(1).double(), "symbols": right.double().sum(1) / (length + 1)}
+        for what, share in shares.items():
+            metrics[f"{what}_{name}_within"] = 100 * share[length <= longest].mean().item()
+            metrics[f"{what}_{name}_beyond"] = 100 * share[length > longest].mean().item()
+        curves[name] = [100 * shares["whole"][length == n].mean().item() for n in range(1, 2 * longest + 1)]
         if name == "search":
             symbols = Words([str(i) for i in range(run.config.vocabulary)])
             draw_alignments(run, model[name], test.source, found, (length == 2 * longest).numpy(), (symbols, symbols))
     if len(curves) == 2:
-        metrics["gain_beyond"] = metrics["whole_search_beyond"] - metrics["whole_encdec_beyond"]
+        metrics["gain_within"] = metrics["whole_search_within"] - metrics["whole_encdec_within"]
+        metrics["gain_beyond"] = metrics["symbols_search_beyond"] - metrics["symbols_encdec_beyond"]
     ticks = [str(n) for n in range(1, 2 * longest + 1)]
     draw_by_length(run, curves, ticks, "% written without a mistake", "right-by-length", "symbols")
     return metrics

@@ -31,7 +31,7 @@ SPLITS = {  # data -> its training, validation and test sets
 }
 SETTINGS = ("data", "source", "target", "vocabulary", "min_count", "max_length")  # what the words depend on, besides the texts
 TOYS = ("copy", "reverse")
-TESTED = 100  # sequences to test on for each length that is learned; they are twice as long at most
+TESTED = 100  # sequences of each length to test on, which goes up to twice what is learned
 
 
 class Words:
@@ -103,7 +103,7 @@ def load(
     if config.data in TOYS:
         longest, how = config.max_length, (config.vocabulary, config.data == "reverse")
         splits = [sequences(config.steps * config.batch_size, longest, *how, seed)]
-        splits += [sequences(TESTED * longest, 2 * longest, *how, name, evenly=True) for name in ("val", "held out")]
+        splits += [sequences(TESTED * n, n, *how, name, evenly=True) for name, n in (("val", longest), ("held out", 2 * longest))]
         known = Words([str(i) for i in range(config.vocabulary)])
         about = {"name": f"sequences to {config.data}", "generator": "papers/seq2seq_attention/sentences.py", "seed": seed}
         return splits, (known, known), about | {"train": len(splits[0]), "test": len(splits[2]), "stand_in": False}

@@ -157,6 +157,25 @@ def test_bf16_and_the_compiled_loss_train_alike(tmp_path):
     assert curves["bf16"] == pytest.approx(curves["fp32"], rel=0.01) and curves["bf16"] != curves["fp32"]
 
 
+def test_whole_sequences_and_symbols_in_their_places(monkeypatch, tmp_path):
+    """Of a net that forgets the last symbol of sequences beyond what was learned, and one that writes nothing."""
+
+    def written(run, model, name, source, K):
+        rows = [[END] if name == "encdec" else each[:-1].flip(0).tolist() for each in one_by_one(source)]
+        rows = [[*row[:-1], END] if len(row) > 3 else row + [END] * (row != [END]) for row in rows]
+        return torch.tensor([row + [PAD] * (30 - len(row)) for row in rows])
+
+    monkeypatch.setattr(evaluation, "translate", written)
+    size = ["--n", 4, "--m", 4, "--l", 4, "--n-align", 4, "--max-length", 3, "--steps", 2, "--evaluate-every", 1]
+    code, output = here(SCRIPT, "reverse", *size, "--out", tmp_path)
+    assert code == 0, output
+    metrics = record(tmp_path / "seq2seq_attention/reverse/seed0")["metrics"]
+    assert (metrics["whole_search_within"], metrics["whole_search_beyond"], metrics["whole_encdec_within"]) == (100, 0, 0)
+    share = 100 * (3 / 5 + 4 / 6 + 5 / 7) / 3
+    assert metrics["symbols_search_beyond"] == pytest.approx(share) and metrics["symbols_encdec_beyond"] == 0
+    assert metrics["gain_within"] == 100 and metrics["gain_beyond"] == pytest.approx(share)
+
+
 @pytest.mark.slow
 def test_reversing_is_learned_with_attention(tmp_path):
     flags = ["--networks", "search", "--max-length", 5, "--vocabulary", 8, "--n", 64, "--m", 32, "--l", 32, "--n-align", 64]
