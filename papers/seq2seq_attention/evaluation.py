@@ -96,8 +96,7 @@ def gains(search: np.ndarray, encdec: np.ndarray, long: np.ndarray) -> dict[str,
 
 def measure(run: Run, model: nn.Module, val: Pairs, test: Pairs, words: tuple[Words, Words]) -> dict[str, float]:
     """Tables 1 and 2 and Fig. 2 for the networks: what the record says."""
-    config, test_name = run.config, sentences.SPLITS.get(run.config.data, ("", "val", "test"))[2]
-    val_name = sentences.SPLITS.get(config.data, ("", "val", "test"))[1]
+    config, (_, val_name, test_name) = run.config, sentences.SPLITS.get(run.config.data, ("", "val", "test"))
     convention = f"{test_name}_{'lc_tokenised' if sentences.lowercase(config) else 'tokenised'}_bleu"
     metrics = log_likelihoods(run, model, val, val_name) | log_likelihoods(run, model, test, test_name)
     known, length = test.known().numpy(), test.source.lengths.numpy() - 1
@@ -123,9 +122,9 @@ def measure(run: Run, model: nn.Module, val: Pairs, test: Pairs, words: tuple[Wo
         metrics[f"{convention}_{name}_no_unk_{how}"] = float(score(statistics(lines, test.references)[known].sum(0)))
     metrics["known"] = 100 * float(known.mean())
     draw_by_length(run, curves, labels(bins, length), f"BLEU, {test_name}, {how}", "bleu-by-length", "words of the source")
-    of = "search" if "search" in model else None
-    if of:
-        draw_alignments(run, model[of], test.source, found[of], known & (length >= 10) & (length <= 20), words)
+    if "search" in model:
+        fit = known & (length >= 10) & (length <= 20)
+        draw_alignments(run, model["search"], test.source, found["search"], fit, words)
     return metrics
 
 

@@ -345,11 +345,9 @@ def test_wmt14_experiments_run_on_plain_files(name, tmp_path):
     assert code == 0, output
     metrics = record(tmp_path / f"seq2seq_attention/{name}/seed0")["metrics"]
     net = "encdec" if "encdec" in name else "search"
-    assert {
-        f"newstest2014_tokenised_bleu_{net}_beam3",
-        f"newstest2014_tokenised_bleu_{net}_no_unk_beam3",
-        f"newstest2013_nll_{net}",
-    } <= metrics.keys()
+    bleu = f"newstest2014_tokenised_bleu_{net}"
+    assert {f"{bleu}_beam3", f"{bleu}_no_unk_beam3", f"newstest2013_nll_{net}"} <= metrics.keys()
+    assert "did not draw" not in output and ("alignments" in train.EXPERIMENTS[name].figures) == (net == "search")
     claimed = [claim.metric for claim in train.EXPERIMENTS[name].claims if claim.at is None]
     assert [metrics[each] is None for each in claimed] == ["beam12" in each for each in claimed]
 
