@@ -150,9 +150,9 @@ def decoding(x: Ragged, K_x: int, K_y: int, n: int) -> None:
 
 def main() -> None:
     gpu = DEVICE.type == "cuda"
-    x, y, K_x, K_y = pairs(Path(sys.argv[1] if len(sys.argv) > 1 else "data"), 29_000 if gpu else 1280)
+    x, y, K_x, K_y = pairs(Path(sys.argv[1] if len(sys.argv) > 1 else "data"), 29_000 if gpu else 640)
     training(x, y, K_x, K_y)
-    decoding(x, K_x, K_y, 1000 if gpu else 64)
+    decoding(x, K_x, K_y, 1000 if gpu else 32)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 Translate", ICLR 2015, arXiv:1409.0473.
 
 Here are RNNsearch as Appendix A has it (gated units, bidirectional encoder, alignment model, deep output with maxout), the
-RNN Encoder-Decoder that it is compared with (RNNencdec, Sec. 2.1 and 5.1), the initial weights of Appendix B.1, and beam search as
+RNN Encoder-Decoder that it is compared with (RNNencdec, Sec. 2.1 and 4.2), the initial weights of Appendix B.1, and beam search as
 in the authors' code (GroundHog, experiments/nmt). Not here: what came later (dot products, input feeding, stacked layers).
 
 Shapes: B sentence pairs, S source words, T target words, both with the end of the sentence; n hidden units, m of a word's vector,
@@ -163,7 +163,7 @@ def rnnsearch(K_x: int = 30_001, K_y: int = 30_001, **sizes: float) -> EncoderDe
 
 
 def rnnencdec(K_x: int = 30_001, K_y: int = 30_001, **sizes: float) -> EncoderDecoder:
-    """RNNencdec, Sec. 5.1: "1000 hidden units" in encoder and decoder each."""
+    """RNNencdec, Sec. 4.2: as many hidden units in encoder and decoder."""
     return EncoderDecoder(K_x, K_y, search=False, **sizes)
 
 
