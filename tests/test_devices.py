@@ -44,6 +44,8 @@ OPTIONS = [  # with tensors of their own
     ("lstm", "smoke-grammar", "--update", "step", "--max-sequences", 2),
     ("lstm", "smoke-recall", "--last-error", "cell", "--gate", -3, "--regular", "--max-sequences", 100),
     ("lstm", "smoke-recall", "--net", "self-recurrent", "--max-sequences", 100),
+    ("seq2seq_attention", "smoke", "--optimizer", "adam", "--networks", "encdec", "--checkpoint", "last"),
+    ("seq2seq_attention", "smoke", "--dropout", 0.2, "--present", "--networks", "search"),
     ("transformer", "smoke", "--learned-positions", "--steps", 10, "--average", 1),
     ("vgg", "smoke", "--compare", "depth", "--steps", 2, "--evaluate-every", 2),
     ("vgg", "smoke", "--compare", "batch-norm", "--steps", 2, "--evaluate-every", 2),

@@ -1,9 +1,17 @@
-"""Evaluation, Sec. 6.1: translations by beam search, BLEU and perplexity, and pictures of them."""
+"""Evaluation, Sec. 6.1: translations by beam search, BLEU and perplexity, and pictures of them.
 
+python -m papers.transformer.translate RUN < text     # what one types, by the averaged weights of a run's directory
+"""
+
+import argparse
 import contextlib
 import functools
+import json
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,14 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from common import bleu, figures
+from common import bleu, directory, figures
 from common.data.ragged import Ragged, by_length
+from common.errors import BadInput
 from common.processes import bare
 from common.run import Run
 from papers.transformer import sentences
-from papers.transformer.model import beam_search, length_penalty
+from papers.transformer.model import Transformer, beam_search, length_penalty
 from papers.transformer.sentences import Pairs
-from papers.transformer.vocabulary import END, PAD, START, decode
+from papers.transformer.vocabulary import END, PAD, START, decode, encode, load_bpe
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -148,3 +157,61 @@ def draw_by_length(run: Run, test: Pairs, texts: list[str]) -> None:
     axes.set_xticks(range(len(parts)), [f"{int(each.min())}–{int(each.max())}" for each in ranges])
     axes.set(xlabel="tokens of the source", ylabel=f"BLEU, {name.replace('_', ' ')}", title=f"{run.name}, seed {run.seed}")
     run.save_figure(figure, "bleu-by-length")
+
+
+# From the command line.
+
+
+def load(run: Path) -> tuple[Transformer, "Tokenizer", Any]:
+    """The network of a run's directory with its averaged weights, its vocabulary, and its hyper-parameters.
+
+    Raises:
+        BadInput: it is no such directory, has no checkpoint, or no vocabulary; says what to do.
+    """
+    try:
+        about = json.loads((run / "config.json").read_text())
+        c, identity = SimpleNamespace(**about["config"]), {key: about[key] for key in ("paper", "experiment", "seed")}
+        sizes = {name: getattr(c, name) for name in ("N", "d_model", "d_ff", "h", "d_k", "d_v")}
+        positions = c.max_length + c.extra if c.learned_positions else 0
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{run} is no directory of a run of this paper ({reason}): name OUT/transformer/EXPERIMENT/SEED") from error
+    tokenizer = load_bpe(run / "vocabulary.json")
+    state = directory.load(run, identity)
+    if state is None:
+        raise BadInput(f"{run} has no checkpoint yet: run its experiment first")
+    model = Transformer(tokenizer.get_vocab_size(), **sizes, dropout=0, learned_positions=positions, pad=PAD)
+    model.load_state_dict(state["objects"]["averaged"])
+    return model.eval(), tokenizer, c
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m papers.transformer.translate", description="Translate the lines of stdin.")
+    parser.add_argument("run", type=Path, help="a run's directory, OUT/transformer/EXPERIMENT/SEED")
+    parser.add_argument("--beam", type=int, help="beams; 1 is greedy (those of the run)")
+    options = parser.parse_args(argv)
+    try:
+        if options.beam is not None and options.beam < 1:
+            raise BadInput(f"--beam must be at least 1, got {options.beam}")
+        model, tokenizer, config = load(options.run)
+        results, penalty = [line.strip() for line in sys.stdin], functools.partial(length_penalty, alpha=config.alpha)
+        rows = torch.tensor([i for i, line in enumerate(results) if line], dtype=torch.int64)  # an empty line stays empty
+        source = encode(tokenizer, [results[i] for i in rows]) if len(rows) else None
+        if source and config.learned_positions and source.lengths.max() > config.max_length:
+            long = f"line {rows[source.lengths.argmax()] + 1:,} has {source.lengths.max():,} tokens"
+            raise BadInput(f"{long}, and learned positions end at {config.max_length}: cut it")
+        K, extra = options.beam or config.beam, config.extra
+        with torch.no_grad(), attention_kernel(torch.device("cpu")):
+            for at in by_length(source.lengths, 8192 // K) if source else ():
+                best, _ = beam_search(model, source.padded(at, PAD), start=START, end=END, K=K, extra=extra, penalty=penalty)
+                for i, text in zip(rows[at].tolist(), decode(tokenizer, best), strict=True):
+                    results[i] = text
+        print("".join(f"{line}\n" for line in results), end="")
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
