@@ -1,4 +1,4 @@
-"""The experiments of Sec. 4 and 5: GLUE from the official weights, pre-training, and the same at sizes that a CPU finishes.
+"""The experiments of Sec. 4 and 5: GLUE and SQuAD from the official weights, pre-training, and what of that a CPU finishes.
 
     make reproduce-bert                                           # MRPC from BERT-base, on all GPUs of this machine
     make reproduce-bert EXPERIMENT=glue-large-rte SEEDS="0 1 2"   # BERT-large
@@ -7,8 +7,8 @@
     make reproduce-bert EXPERIMENT=minilm-rte SEEDS="0 1 2 3 4"   # minutes each on one CPU core; README.md has the weights
     torchrun --nproc-per-node=8 -m papers.bert.train glue-mrpc --data-dir /data     # without make
 
-The loops are in finetune.py and pretrain.py. At the end a run prints, for each claim, the paper's value, ours and the verdict, and
-writes the predictions that GLUE's server takes.
+The loops are in finetune.py (GLUE), spans.py (SQuAD), pretrain.py and ablation.py (Sec. 5.1). At the end a run prints, for each
+claim, the paper's value, ours and the verdict, and writes the predictions that GLUE's server or SQuAD's scripts take.
 """
 
 import math
@@ -18,14 +18,16 @@ from common.claims import Claim, Experiment
 from common.command import reproduce
 from common.run import Run
 from papers.bert import corpus, pretrained, vocabulary
+from papers.bert.ablation import NETS, TESTED, Ablation, ablate
 from papers.bert.finetune import Finetuning, finetune
 from papers.bert.pretrain import Pretrain, pretrain
+from papers.bert.spans import Squad, find_spans
 
 
 def train(run: Run[Any]) -> dict[str, float]:
     if isinstance(run.config, Pretrain):
         return pretrain(run, text)
-    return finetune(run)
+    return {Ablation: ablate, Finetuning: finetune, Squad: find_spans}[type(run.config)](run)
 
 
 def text(run: Run[Pretrain]) -> tuple[corpus.Corpus, dict[str, Any]]:
@@ -67,6 +69,23 @@ def paper(task: str, cost: str, *claims: Claim, **changes: Any) -> Experiment[Fi
     return Experiment(config, source=source, claims=claims, cost=f"{cost}, by reckoning; not run here", **how)
 
 
+def squad(data: str, source: str, exact: float | None, f1: float | None, cost: str, **changes: Any) -> Experiment[Squad]:
+    """A row of Tables 2 and 3, on the dev set as there."""
+    numbers = [(name, value) for name, value in (("dev_exact", exact), ("dev_f1", f1)) if value is not None]
+    claims = [Claim(name, value, "%", source, tolerance=0.4, why=SPANS) for name, value in numbers]
+    cap = f"{changes.get('epochs', 3)} epochs"
+    how = {"kind": "paper", "precision": BF16, "log_every": 50, "cap": cap}
+    return Experiment(Squad(data, **changes), source=source, claims=claims, cost=f"{cost}, by reckoning; not run here", **how)
+
+
+def less(task: str, other: str, value: float, noise: float) -> Claim:
+    """By how much the full network is better in Table 5."""
+    return Claim(f"{task}_full_less_{other}", value, "%", f"Table 5, less {OTHER[other]}", why=SMALL, noise=noise)
+
+
+SPANS = "the paper gives no spread: about a standard error of an exact match on 10,570 questions"
+SMALL = "the paper's is of BERT-base, pre-trained for a million updates: for comparison of its sign; noise: {p (1 - p) 2 / n}^1/2"
+OTHER = {"no_nsp": "No NSP", "ltr": "LTR & No NSP"}
 SAME_SIZE = "of the paper's own 6 layers, twice as wide, pre-trained by it: another network, shown for comparison only"
 TWICE = "of BERT-base, on GLUE's test set: another network, shown for comparison only"
 
@@ -118,6 +137,12 @@ EXPERIMENTS = {
         note="Adam with its biases corrected and epsilon 1e-8, as torch has it; the authors' code does not correct them",
         claims=[level("mrpc", "dev_accuracy", 86.7, "Table 5, Table 6", CHOSEN)],
     ),
+    "squad11": squad("squad1.1", "Table 2, base, single", 80.8, 88.5, "a quarter of an hour on one H100"),
+    "squad11-large": squad("squad1.1", "Table 2, large, single", 84.1, 90.9, "an hour on one H100", weights=LARGE),
+    "squad20": squad("squad2.0", "Sec. 4.3, base", None, None, "20 min on one H100", epochs=2, batch_size=48),
+    "squad20-large": squad(
+        "squad2.0", "Table 3, large, single", 78.7, 81.9, "an hour on one H100", epochs=2, batch_size=48, weights=LARGE
+    ),
     "pretrain-base": Experiment(
         Pretrain(), kind="paper", source="Sec. 3.1, Appendix A.2", cap="1,000,000 updates", checkpoint_every=600, precision=BF16,
         cost="four days on 16 TPU chips in the paper; a week or more on 8 H100, by reckoning; not run here",
@@ -151,6 +176,23 @@ EXPERIMENTS = {
         "rte", "an hour on one CPU core", precision={"cpu": "fp32", "cuda": "fp32"}, reference=True,
         note="beside transformers' network with the same batches and dropout, in fp32, to see whether both learn the same",
     ),
+    "minilm-xquad": Experiment(
+        Squad("xquad", weights="all-MiniLM-L6-v2"), kind="scaled", source="Sec. 4.2", cap="3 epochs", cost="an hour on one CPU core",
+        note="all-MiniLM-L6-v2 instead of the official weights, on 36 of the 48 articles of XQuAD's English file, a hundredth "
+        "of SQuAD 1.1, scored on the other 12: that the whole path works, no more",
+        precision=BF16, log_every=10,
+    ),
+    "wikitext2-ablation": Experiment(
+        Ablation(), kind="scaled", source="Sec. 5.1, Table 5, Table 8, Fig. 5", cap="6,000 updates of pre-training",
+        cost="two hours on one CPU core", precision=BF16, log_every=50,
+        note="WikiText-2, 4 layers, 128 wide, 4,096 word pieces of its own, 6,000 updates with 32 pairs of 64 tokens; SST-2 "
+        "(10,000 sentences) and MRPC, three epochs at a quarter of the rate",
+        claims=[
+            less("mrpc", "ltr", 9.2, 3.2), less("sst2", "ltr", 0.6, 1.9), less("mrpc", "no_nsp", 0.2, 3.2),
+            less("sst2", "no_nsp", 0.1, 1.9),
+        ],
+        curves=("pretraining_steps", *(f"{t}_accuracy_{n}" for t in TESTED for n in NETS)), figures=("figure5",),
+    ),
     "smoke": Experiment(
         Finetuning("made-up", weights="made-up", rates=(2e-3,), epochs=4, context=32, batch_size=16), kind="smoke",
         source="Sec. 3.2", cap="4 epochs", cost="2 s", log_every=4, checkpoint_every=0, precision=BF16,
@@ -161,6 +203,17 @@ EXPERIMENTS = {
             warmup=2, evaluate_every=10,
         ),
         kind="smoke", source="Sec. 3.1", cap="20 updates", cost="2 s", log_every=5, checkpoint_every=0, precision=BF16,
+    ),
+    "smoke-squad": Experiment(
+        Squad("made-up", weights="made-up", epochs=4, lr=5e-3, context=48, stride=16, asked=8, batch_size=16), kind="smoke",
+        source="Sec. 4.2", cap="4 epochs", cost="2 s", log_every=4, checkpoint_every=0, precision=BF16,
+    ),
+    "smoke-ablation": Experiment(
+        Ablation(
+            "made-up", vocabulary=100, layers=1, width=16, heads=2, context=24, batch_size=8, steps=8, looks=2, warmup=2, epochs=1
+        ),
+        kind="smoke", source="Sec. 5.1", cap="8 updates of pre-training", cost="2 s", log_every=4, checkpoint_every=0,
+        precision=BF16,
     ),
 }  # fmt: skip
 
