@@ -114,10 +114,9 @@ def finetune(run: Run[Finetuning]) -> dict[str, float]:
         metrics |= measure(run, task, model, name, splits)
         dev[name] = sum(metrics[f"{split}_{task.scores[0]}{name}"] for split in task.splits if split.startswith("dev"))
     best = max(names[: len(config.rates)], key=dev.get)
-    if len(config.rates) > 1:  # not of the dev set, on which it was chosen
-        metrics |= {"chosen_lr": config.rates[names.index(best)]}
-        for key in (f"{split}_{score}" for split in task.splits if split.startswith("test") for score in task.scores):
-            metrics[key] = metrics[f"{key}{best}"]
+    if len(config.rates) > 1:  # of the dev set, too, on which it was chosen: so do Tables 5 and 6
+        chosen = {f"{split}_{score}": metrics[f"{split}_{score}{best}"] for split in task.splits for score in task.scores}
+        metrics |= {"chosen_lr": config.rates[names.index(best)]} | chosen
     for split in task.hidden:
         found = answers(predictions(run, models[names.index(best)], splits[split], task.classes)).tolist()
         run.on_main(functools.partial(write_submission, run.dir / "submission", config.task, found, split))

@@ -177,7 +177,8 @@ EXPERIMENTS = {
         note="beside transformers' network with the same batches and dropout, in fp32, to see whether both learn the same",
     ),
     "minilm-xquad": Experiment(
-        Squad("xquad", weights="all-MiniLM-L6-v2"), kind="scaled", source="Sec. 4.2", cap="3 epochs", cost="an hour on one CPU core",
+        Squad("xquad", weights="all-MiniLM-L6-v2"), kind="scaled", source="Sec. 4.2", cap="3 epochs",
+        cost="an hour on one CPU core",
         note="all-MiniLM-L6-v2 instead of the official weights, on 36 of the 48 articles of XQuAD's English file, a hundredth "
         "of SQuAD 1.1, scored on the other 12: that the whole path works, no more",
         precision=BF16, log_every=10,
