@@ -16,7 +16,7 @@ from papers.bert import corpus, tasks
 from papers.bert.adam import Adam
 from papers.bert.finetune import loss
 from papers.bert.model import Bert, Classifier, Pretraining, count, initialise, rate
-from papers.bert.pretrain import heldout, hidden, how_many, losses, numbers
+from papers.bert.pretrain import heldout, hidden, how_many, losses, numbers, pairs
 from papers.bert.tasks import TASKS, Examples, answers, examples, predictions
 
 NETS = {  # name -> shares of MASK, SAME and RND, whether it learns which sentence follows, whether it sees only what is before
@@ -43,15 +43,15 @@ class Ablation:
     """Tokens of a sequence, in fine-tuning, too."""
     batch_size: int = 32
     """Sequences or examples in an update, on all processes together."""
-    steps: int = 6000
+    steps: int = 3000
     """Updates of pre-training."""
     looks: int = 3
     """How often in that, evenly, all nets are fine-tuned as they are then (Fig. 5)."""
     lr: float = 1e-3
     """The highest rate of pre-training."""
-    warmup: int = 600
+    warmup: int = 300
     """Updates in which it rises."""
-    examples: int = 10_000
+    examples: int = 5000
     """Of a task's training set, at most."""
     epochs: int = 3
     """Of fine-tuning."""
@@ -97,14 +97,17 @@ def ablate(run: Run[Ablation]) -> dict[str, float]:
     for step, rows in run.indices(draw, steps=config.looks * sum(updates.values())):
         kind, at, look = where(step, updates)
         done = at + look * updates[kind]
-        lr = rate(done, config.steps, config.lr, config.warmup)
-        if kind != "pretraining":
-            lr = rate(at, updates[kind], config.tuning_lr, updates[kind] // 10)
-            batch = data[kind][0].batch(rows)
+        if kind == "pretraining":
+            lr, whole = (
+                rate(done, config.steps, config.lr, config.warmup),
+                pairs(run, text, "train", rows, run.seed, config.context),
+            )
+        else:
+            lr, batch = rate(at, updates[kind], config.tuning_lr, updates[kind] // 10), data[kind][0].batch(rows)
         for name, (kinds, follow, causal) in NETS.items():
             model, optimizer = objects[f"{name}_{kind}"], objects[f"{name}_{kind}_adam"]
             if kind == "pretraining":
-                batch = hidden(run, text, "train", rows, run.seed, config.context, kinds)
+                batch = hidden(text, whole, kinds)
                 batch = following(batch) if causal else batch
                 weights = {"count": how_many}
             else:

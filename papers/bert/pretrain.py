@@ -91,7 +91,7 @@ def pretrain(run: Run[Pretrain], load: Any) -> dict[str, float]:
     for step, rows in run.indices(draw, steps=config.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, config.steps, config.lr, config.warmup)
-        batch = hidden(run, text, "train", rows, run.seed, config.context_at(step), config.kinds)
+        batch = hidden(text, pairs(run, text, "train", rows, run.seed, config.context_at(step)), config.kinds)
         for piece, weight in run.micro_batches(batch, model, count=how_many, width=batch[0].shape[1]):
             tokens, segments, real, chosen, targets, follows = piece
             with run.autocast():
@@ -115,24 +115,23 @@ def numbers(step: int, batch_size: int) -> Tensor:
     return torch.arange(step * batch_size, (step + 1) * batch_size)
 
 
-def hidden(
-    run: Run[Any], text: Corpus, split: str, rows: Tensor, seed: int, T: int, kinds: tuple[float, float, float]
-) -> tuple[Tensor, ...]:
-    """Pairs, on the run's device, some of their tokens hidden: tokens, segments, real, chosen, the tokens before; IsNext 0."""
-    whole = text.batch(split, rows, seed, T)
-    tokens, segments, real, able, follows, u = (on(run.device, each) for each in whole)
+def pairs(run: Run[Any], text: Corpus, split: str, rows: Tensor, seed: int, T: int) -> tuple[Tensor, ...]:
+    """Corpus.batch on the run's device, without waiting for what is under way there."""
+    batch, gpu = text.batch(split, rows, seed, T), run.device.type == "cuda"
+    return tuple(each.pin_memory().to(run.device, non_blocking=True) if gpu else each for each in batch)
+
+
+def hidden(text: Corpus, batch: tuple[Tensor, ...], kinds: tuple[float, float, float]) -> tuple[Tensor, ...]:
+    """Pairs, some of their tokens hidden: tokens, segments, real, chosen, the tokens before; 0 where B follows A."""
+    tokens, segments, real, able, follows, u = batch
     mask, V = text.tokenizer.token_to_id("[MASK]"), text.tokenizer.get_vocab_size()
-    some, chosen = masked(tokens, able, u.unbind(1), mask=mask, V=V, most=math.ceil(0.15 * T), kinds=kinds)
+    most = math.ceil(0.15 * tokens.shape[1])  # max_predictions_per_seq: 20 of 128, 77 of 512
+    some, chosen = masked(tokens, able, u.unbind(1), mask=mask, V=V, most=most, kinds=kinds)
     return some, segments, real, chosen, tokens, follows
 
 
 def how_many(tokens: Tensor, segments: Tensor, real: Tensor, chosen: Tensor, targets: Tensor, follows: Tensor) -> Tensor:
     return chosen.sum()
-
-
-def on(device: torch.device, tensor: Tensor) -> Tensor:
-    """The tensor on the device, without waiting for what is under way there."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def losses(words: Tensor, targets: Tensor, following: Tensor, follows: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +149,7 @@ def heldout(run: Run[Any], model: nn.Module, text: Corpus, split: str, T: int, n
     found = torch.zeros(len(mine), 4, dtype=torch.float64, device=run.device)  # of each pair: masked, nats, right; next right
     with run.evaluating(model) as net:
         for some in torch.arange(len(mine)).split(max(1, (run.options.micro_batch or 4096) // T)):
-            batch = hidden(run, text, split, mine[some], 0, T, (0.8, 0.1, 0.1))
+            batch = hidden(text, pairs(run, text, split, mine[some], 0, T), (0.8, 0.1, 0.1))
             tokens, segments, real, chosen, targets, follows = batch
             words, following = net(tokens, segments, real, chosen)
             of, wanted = chosen.nonzero()[:, 0], targets[chosen]

@@ -184,10 +184,10 @@ EXPERIMENTS = {
         precision=BF16, log_every=10,
     ),
     "wikitext2-ablation": Experiment(
-        Ablation(), kind="scaled", source="Sec. 5.1, Table 5, Table 8, Fig. 5", cap="6,000 updates of pre-training",
+        Ablation(), kind="scaled", source="Sec. 5.1, Table 5, Table 8, Fig. 5", cap="3,000 updates of pre-training",
         cost="two hours on one CPU core", precision=BF16, log_every=50,
-        note="WikiText-2, 4 layers, 128 wide, 4,096 word pieces of its own, 6,000 updates with 32 pairs of 64 tokens; SST-2 "
-        "(10,000 sentences) and MRPC, three epochs at a quarter of the rate",
+        note="WikiText-2, 4 layers, 128 wide, 4,096 word pieces of its own, 3,000 updates with 32 pairs of 64 tokens; SST-2 "
+        "(5,000 sentences) and MRPC, three epochs at a quarter of the rate",
         claims=[
             less("mrpc", "ltr", 9.2, 3.2), less("sst2", "ltr", 0.6, 1.9), less("mrpc", "no_nsp", 0.2, 3.2),
             less("sst2", "no_nsp", 0.1, 1.9),
