@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import zlib
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -164,7 +165,7 @@ def prepared(name: str, tokens: "Tokenizer | int", data_dir: Path, spare: Path) 
 
 def encode(documents: Iterator[list[str]], tokenizer: "Tokenizer", folder: Path, split: str) -> str:
     """Write a split's three files. Returns what there is, in words."""
-    starts, firsts, at = [0], [0], 0
+    starts, firsts, at = array("q", [0]), array("q", [0]), 0  # Wikipedia has a hundred million sentences
     with (folder / "raw").open("wb") as file:
         while some := list(islice(documents, 64)):
             encoded = iter(tokenizer.encode_batch([sentence for each in some for sentence in each], add_special_tokens=False))

@@ -11,7 +11,7 @@ text; a classifier, its task's scores on the dev set; none, as sentence encoders
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,11 +140,14 @@ def check(config: Mapping[str, Any], bert: Bert) -> None:
         raise ValueError(f"config.json has {'; '.join(wrong)}")
 
 
-def folder(weights: str, data_dir: Path) -> Path:
-    """Of these weights: a folder, one in data_dir/weights, or the hub's, downloaded there. Raises BadInput: it cannot be had."""
+def folder(weights: str, data_dir: Path, tensors: Sequence[str] = TENSORS) -> Path:
+    """Of these weights: a folder, one in data_dir/weights, or the hub's, downloaded there. Raises BadInput: it cannot be had.
+
+    tensors: none where the vocabulary is enough.
+    """
     placed = data_dir / "weights" / weights
     with refused(weights, ADVICE):
-        return placed if placed.is_dir() else folder_of(HUB.get(weights, weights), data_dir / "weights", FILES)
+        return placed if placed.is_dir() else folder_of(HUB.get(weights, weights), data_dir / "weights", FILES, tensors)
 
 
 def load(weights: str, folder: Path, dropout: float = 0.1) -> "tuple[nn.Module, Tokenizer]":

@@ -17,6 +17,7 @@ from typing import Any
 from common.claims import Claim, Experiment
 from common.command import reproduce
 from common.run import Run
+from common.weights import refused
 from papers.bert import corpus, pretrained, vocabulary
 from papers.bert.ablation import NETS, TESTED, Ablation, ablate
 from papers.bert.finetune import Finetuning, finetune
@@ -36,7 +37,9 @@ def text(run: Run[Pretrain]) -> tuple[corpus.Corpus, dict[str, Any]]:
     if name.isdigit():
         tokens: Any = int(name)
     else:
-        tokens = vocabulary.read(run.on_main(lambda: pretrained.folder(name, run.data_dir)))
+        place = run.on_main(lambda: pretrained.folder(name, run.data_dir, ()))
+        with refused(name, pretrained.ADVICE):
+            tokens = vocabulary.read(place)
     return corpus.load(run.config.corpus, tokens, run.data_dir, spare=run.dir, on_main=run.on_main)
 
 

@@ -11,7 +11,8 @@ from papers.bert import finetune, tasks, vocabulary
 from papers.bert.tasks import pack, scores
 from tests.parity.test_bert_weights import SMALL, folders, reference  # noqa: F401
 from tests.serving import put
-from tests.start import here, record, rows
+from tests.start import finish, here, processes, record, rows
+from tests.test_standing import assert_close
 
 SCRIPT = "papers.bert.train"
 HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"
@@ -229,3 +230,20 @@ def test_bf16_learns_as_fp32_does(tmp_path):
         lines = rows(tmp_path / precision / "bert/smoke-pretraining/seed0")
         losses[precision] = [row["masked_loss"] for row in lines if "masked_loss" in row]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=5e-3) and losses["bf16"] != losses["fp32"]
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("smoke-squad", "smoke-ablation")]
+
+
+@pytest.mark.parametrize("name", ["smoke-pretraining", *SLOW])
+def test_processes(name, tmp_path):
+    """1 process, 2 processes and 2 micro-batches take the same steps: masked tokens are counted over all of them."""
+    flags = [name, "--precision", "fp32", "--dropout", 0]
+    two = processes(2, tmp_path / "two.log", SCRIPT, *flags, "--out", tmp_path / "2")
+    for out, more in (("1", []), ("m", ["--micro-batch", 100])):
+        code, output = here(SCRIPT, *flags, *more, "--out", tmp_path / out)
+        assert code == 0, output
+    finish(two)
+    lines = {out: rows(tmp_path / out / "bert" / name / "seed0") for out in "12m"}
+    assert_close(lines["2"], lines["1"], 2e-5)
+    assert_close(lines["m"], lines["1"], 2e-5)
