@@ -32,9 +32,9 @@ class Attention(nn.Module):
         """x (B, T, D) -> (B, T, D); each position looks where seen (B or 1, T or 1, T), bool, is true."""
         q, k, v = rearrange(self.qkv(x), "B T (three h k) -> three B h T k", three=3, h=self.h).unbind()
         dropout = self.dropout * self.training
-        if x.is_cuda:
+        if x.is_cuda or not self.training:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None], dropout_p=dropout)  # softmax(q k^T / sqrt(k)) v
-        else:  # the same; on a CPU it is faster written out, for sequences of these lengths
+        else:  # the same; on a CPU its gradients are faster written out, for sequences of these lengths
             scores = (q * q.shape[3] ** -0.5) @ k.mT  # (B, h, T, T)
             scores = scores.masked_fill(~seen[:, None], torch.finfo(scores.dtype).min)
             y = F.dropout(scores.softmax(3), dropout, dropout > 0) @ v

@@ -109,7 +109,7 @@ def test_either_gelu_differs_from_the_other():
 @pytest.mark.usefixtures("double")
 def test_gradients_are_those_of_the_reference():
     net = reference(**SIZES["tiny"])
-    model, (tokens, segments, real) = converted(net), inputs()
+    model, (tokens, segments, real) = converted(net, dropout=0.0).train(), inputs()
     chosen = real & (torch.rand(real.shape) < 0.4)
     labels, follows = tokens.where(chosen, -100), torch.tensor([0, 1, 1, 0])
     words, following = model(tokens, segments, real, chosen)
@@ -129,12 +129,13 @@ def test_gradients_are_those_of_the_reference():
 @torch.no_grad()
 def test_padding_changes_nothing():
     """Each sentence alone is the same as in a batch with longer ones."""
-    model, (tokens, segments, real) = converted(reference(BertForSequenceClassification, **SMALL)), inputs()
-    together = model(tokens, segments, real)
-    for i, n in enumerate(real.sum(1).tolist()):
-        alone = model(tokens[i : i + 1, :n], segments[i : i + 1, :n], real[i : i + 1, :n])
-        assert (alone - together[i]).abs().max() < 1e-12
-    assert together.std(0).min() > 1e-2
+    model, (tokens, segments, real) = converted(reference(BertForSequenceClassification, **SMALL), dropout=0.0), inputs()
+    for training in (False, True):  # attention fused, and written out
+        together = model.train(training)(tokens, segments, real)
+        for i, n in enumerate(real.sum(1).tolist()):
+            alone = model(tokens[i : i + 1, :n], segments[i : i + 1, :n], real[i : i + 1, :n])
+            assert (alone - together[i]).abs().max() < 1e-12
+        assert together.std(0).min() > 1e-2
 
 
 @pytest.mark.usefixtures("double")
