@@ -148,7 +148,7 @@ def prepared(name: str, tokens: "Tokenizer | int", data_dir: Path, spare: Path) 
         tokenizer = tokens
         if isinstance(tokens, int):
             print(f"learning a vocabulary of {tokens:,} word pieces", flush=True)
-            tokenizer = vocabulary.learn((sentence for document in texts["train"]() for sentence in document), tokens)
+            tokenizer = vocabulary.learn([sentence for document in texts["train"]() for sentence in document], tokens)
         pieces = dict(sorted(tokenizer.get_vocab().items(), key=lambda each: each[1]))
         numbers = {"pieces": pieces, "lower": tokenizer.normalizer.lowercase}
         (folder / "vocabulary.json").write_text(json.dumps(numbers))

@@ -1,7 +1,7 @@
 """WordPiece (Sec. 3, Input/Output Representations), by the tokenizers library: the official pieces, and such as are learned."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,11 +45,13 @@ def word_pieces(numbers: dict[str, int], lower: bool) -> "Tokenizer":
     return tokenizer
 
 
-def learn(texts: Iterable[str], size: int) -> "Tokenizer":
+def learn(texts: Sequence[str], size: int) -> "Tokenizer":
     """Without case, `size` pieces at most, those of SPECIAL first. The authors' way of learning one is not public."""
     from tokenizers.trainers import WordPieceTrainer
 
     tokenizer = word_pieces({piece: i for i, piece in enumerate(SPECIAL)}, lower=True)
-    trainer = WordPieceTrainer(vocab_size=size, special_tokens=[*SPECIAL], show_progress=False)
+    letters = sorted({letter for text in texts for letter in tokenizer.normalizer.normalize_str(text) if not letter.isspace()})
+    first = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]  # numbered by itself, the library learns others each time
+    trainer = WordPieceTrainer(vocab_size=max(size, len(first)), special_tokens=first, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return word_pieces(tokenizer.get_vocab(), lower=True)

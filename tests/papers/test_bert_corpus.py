@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.data import standin
 from common.errors import BadInput
 from papers.bert import corpus, vocabulary
 from papers.bert.corpus import Corpus, Documents, articles, load, sentences
@@ -135,6 +136,10 @@ def test_learned_pieces():
     assert [tokenizer.token_to_id(piece) for piece in SPECIAL] == [0, 1, 2, 3, 4]
     assert tokenizer.decode(tokenizer.encode("HELLO worlds").ids) == "hello worlds"
     assert tokenizer.encode("a [MASK] hello").ids[1] == 4
+    lines = standin.text(6000).splitlines()
+    several = [vocabulary.learn(lines, 90).get_vocab() for _ in range(4)]
+    assert all(each == several[0] for each in several), "the same each time"
+    assert len(several[0]) > 55
     again = vocabulary.word_pieces(json.loads(json.dumps(tokenizer.get_vocab())), True)
     assert again.encode("hello, world").ids == tokenizer.encode("hello, world").ids
 

@@ -13,13 +13,18 @@ from transformers import (
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertModel,
     BertTokenizer,
 )  # fmt: skip
 
+from common.data.glue import Labelled
 from common.errors import BadInput
-from papers.bert import pretrained
+from common.provenance import ROOT
+from papers.bert import corpus, pretrained
 from papers.bert.model import Bert, Classifier, Pretraining, Spans, bert_base, bert_large
-from papers.bert.pretrained import WEIGHTS, build, from_tensorflow, from_transformers, load
+from papers.bert.pretrain import hidden
+from papers.bert.pretrained import WEIGHTS, Mean, build, from_tensorflow, from_transformers, load
+from papers.bert.tasks import examples
 from papers.bert.vocabulary import SPECIAL, read
 from tests.serving import put
 from tests.start import record, weights
@@ -412,3 +417,42 @@ def test_weights_that_are_not_there(command, tmp_path):
     assert code == 2 and "no such folder, and no name of the hub" in errors[0] and "config.json, vocab.txt" in errors[0]
     assert {e.config.weights for e in WEIGHTS.values()} >= {"all-MiniLM-L6-v2", "google-bert/bert-base-uncased"}
     assert math.isclose(WEIGHTS["weights-all-MiniLM-L6-v2"].claims[0].value, 82.03)
+
+
+def test_both_tasks_on_held_out_text(command, folders, tmp_path, monkeypatch):
+    """What is measured of weights with both heads is what transformers' network has on the same pairs."""
+    made_up, letters = corpus.read("made-up", tmp_path), "abcdefghijklmnopqrstuvwxyz"
+    monkeypatch.setattr(corpus, "read", lambda name, data_dir: made_up)
+    folder = shutil.copytree(folders / "new", tmp_path / "letters")
+    put(folder / "vocab.txt", "\n".join([*SPECIAL, *letters, *(f"##{letter}" for letter in letters), ".", "!", "?"]) + "\n")
+    assert command(folder, "--data-dir", tmp_path) == (0, [])
+    metrics, net = record(tmp_path / "out/bert/weights-letters/seed0")["metrics"], reference(**SMALL)
+    text, _ = corpus.load("wikitext-2", read(folder), tmp_path, spare=tmp_path / "spare")
+    tokens, segments, real, chosen, before, follows = hidden(text, text.batch("test", torch.arange(1000), 0, 40), (0.8, 0.1, 0.1))
+    with torch.no_grad():
+        y = theirs(net, tokens, segments, real)
+    nats = F.cross_entropy(y.prediction_logits[chosen], before[chosen]).item()
+    rightly = (y.prediction_logits.argmax(2) == before)[chosen].double().mean().item()
+    assert metrics["test_masked_ppl"] == pytest.approx(math.exp(nats), rel=1e-4)
+    assert metrics["test_masked_accuracy"] == pytest.approx(100 * rightly, abs=0.03) and rightly > 0
+    assert metrics["test_next_accuracy"] == pytest.approx(
+        100 * (y.seq_relationship_logits.argmax(1) == follows).double().mean().item()
+    )
+
+
+def test_a_real_checkpoint():
+    """all-MiniLM-L6-v2, where it is: the sentence vectors of transformers, and sentences that mean the same are near each other."""
+    folder = ROOT / "data/weights/all-MiniLM-L6-v2"
+    if not folder.exists():
+        pytest.skip(f"no {folder}")
+    model, tokenizer = load("all-MiniLM-L6-v2", folder)
+    net, texts = BertModel.from_pretrained(folder).eval(), ["A man is playing a guitar.", "Somebody plays the guitar.", "It rains."]
+    encoded = BertTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    data = examples(Labelled([(text,) for text in texts], None, ""), tokenizer, 256, 2, torch.device("cpu"))
+    with torch.no_grad():
+        found = Mean(model.eval())(*data.batch(torch.arange(3))[:3])
+        states, real = net(**encoded).last_hidden_state, encoded.attention_mask[:, :, None]
+        expected = F.normalize((states * real).sum(1) / real.sum(1), dim=1)
+    assert (found - expected).abs().max() < 1e-6
+    assert found[0] @ found[1] > 0.7 > 0.3 > found[0] @ found[2]
+    assert sum(p.numel() for p in model.parameters()) == 22_713_216
