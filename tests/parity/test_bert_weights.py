@@ -447,7 +447,10 @@ def test_a_real_checkpoint():
         pytest.skip(f"no {folder}")
     model, tokenizer = load("all-MiniLM-L6-v2", folder)
     net, texts = BertModel.from_pretrained(folder).eval(), ["A man is playing a guitar.", "Somebody plays the guitar.", "It rains."]
-    encoded = BertTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    theirs = BertTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        assert tokenizer.encode(text).ids == theirs(text, add_special_tokens=False).input_ids, text
+    encoded = theirs(texts, padding=True, return_tensors="pt")
     data = examples(Labelled([(text,) for text in texts], None, ""), tokenizer, 256, 2, torch.device("cpu"))
     with torch.no_grad():
         found = Mean(model.eval())(*data.batch(torch.arange(3))[:3])
