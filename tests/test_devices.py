@@ -23,6 +23,10 @@ from tools.repository import experiments, papers
 
 SMOKE = [(paper, name) for paper in papers() for name, e in experiments(paper).items() if e.kind == "smoke"]
 LESS = {  # the same loops, fewer updates
+    ("bert", "smoke"): ("--epochs", 1),
+    ("bert", "smoke-ablation"): ("--steps", 2, "--looks", 1),
+    ("bert", "smoke-pretraining"): ("--steps", 4, "--evaluate-every", 2),
+    ("bert", "smoke-squad"): ("--epochs", 1),
     ("gpt", "smoke"): ("--steps", 10, "--evaluate-every", 5),
     ("gpt", "smoke-finetuning"): ("--epochs", 1),
     ("lenet", "smoke"): ("--train-size", 60),
@@ -32,6 +36,8 @@ LESS = {  # the same loops, fewer updates
 OPTIONS = [  # with tensors of their own
     ("alexnet", "smoke", "--beside", "no-norms"),
     ("alexnet", "smoke", "--net", 18, "--decay", 0, 0, 0, 1, "--first", 0),
+    ("bert", "smoke", "--epochs", 1, "--rates", 1e-3, 1e-4, "--optimizer", "adamw"),
+    ("bert", "smoke-pretraining", "--steps", 4, "--no-next-sentence", "--kinds", 0, 0, 1),
     ("dcgan", "smoke", "--net", "mlp", "--epochs", 1, "--decay", 0),
     ("dcgan", "smoke", "--broken", "joint-batch", "--epochs", 1, "--decay", 0),
     ("dcgan", "smoke-features", "--prior", "normal", "--epochs", 1, "--draws", 1, "--no-controls"),

@@ -96,6 +96,7 @@ CHEAPEST = {
 
 NEEDS = {
     "alexnet": "cifar-10-batches-py",
+    "bert": "weights/all-MiniLM-L6-v2",
     "gpt": "tinyshakespeare",
     "dcgan": "MNIST",
     "ddpm": "MNIST",
