@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from common.errors import BadInput
 from papers.clip.model import CLIP, ModifiedResNet, TextEncoder, VisionTransformer
-from papers.clip.pretrained import build, from_open_clip, from_openai, from_transformers, load
+from papers.clip.pretrained import NO_WEIGHTS, build, from_open_clip, from_openai, from_transformers, load
 from papers.clip.zeroshot import side_of
 
 V, CONTEXT = 99, 12
@@ -36,7 +36,7 @@ def theirs_of_transformers(text_width=64, width=128, layers=2, side=32, patch=8,
 def stirred(model):
     """Weights as random as they come, so that each of them matters."""
     torch.manual_seed(1)
-    for name, p in model.named_parameters():
+    for p in model.parameters():
         with torch.no_grad():
             p.copy_(p + 0.1 * torch.randn_like(p) if p.ndim else torch.tensor(3.0))
     for name, b in model.named_buffers():
@@ -152,7 +152,7 @@ class Archive(nn.Module):
 
     def __init__(self, state: dict[str, torch.Tensor]) -> None:
         super().__init__()
-        for i, (key, value) in enumerate(state.items()):
+        for key, value in state.items():
             parent = self
             *path, last = key.split(".")
             for part in path:
@@ -178,7 +178,7 @@ def test_files(kind, form, tmp_path):
         torch.save(state, path)
     else:
         torch.save(
-            {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items() if value.ndim or "scale" in key}},
+            {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items() if key not in NO_WEIGHTS}},
             path,
         )
     found = load(str(path), tmp_path)
