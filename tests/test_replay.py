@@ -96,6 +96,7 @@ CHEAPEST = {
 
 NEEDS = {
     "alexnet": "cifar-10-batches-py",
+    "clip": "emoji-captions",
     "gpt": "tinyshakespeare",
     "dcgan": "MNIST",
     "lenet": "MNIST",

@@ -259,9 +259,7 @@ def known(name: str, paper: tuple[float, ...], again: tuple[float, ...]) -> Expe
     )  # fmt: skip
 
 
-WEIGHTS = {
-    f"weights-{name.lower().replace('/', '-').replace('@', '-')}": known(name, *values) for name, values in ZERO_SHOT.items()
-}
+WEIGHTS = {f"weights-{name.replace('/', '-')}": known(name, *values) for name, values in ZERO_SHOT.items()}
 
 
 def main(run: Run[Weights]) -> dict[str, float]:

@@ -256,7 +256,8 @@ EXPERIMENTS = {
                 tolerance=2.0, noise=1.9, why="the paper's words, of other nets; " + NOISE,
             )
         ],
-        note="scaled: 4,432 drawings of 1,240 concepts and their names; small nets", **LOOK, **SCALED,
+        note="scaled: 4,432 drawings of 1,240 concepts and their names; small nets",
+        **(LOOK | {"figures": ("accuracy", "matrix", "found")}), **SCALED,
     ),
     "efficiency": Experiment(
         Small(compare="objectives", among=20, steps=600, evaluate_every=100), cost="30 min on one CPU core",
