@@ -47,9 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model = load(options.weights, options.data_dir / "weights")
         size = len(model.text_encoder.token_embedding.weight)
-        if size > 514:
-            tokenizer.download(options.data_dir)
-        tokens = tokenizer.load(options.data_dir, size) if size > 514 else Tokenizer()
+        tokenizer.download(options.data_dir, size)
+        tokens = tokenizer.load(options.data_dir, size)
         for path, row in zip(options.images, probabilities(model, tokens, options.images, options.labels), strict=True):
             print(path)
             for p, i in zip(*row.sort(descending=True), strict=True):

@@ -53,10 +53,9 @@ class Data(NamedTuple):
 
 
 def texts(run: Run, captions: Sequence[str], size: int) -> tuple[Tokenizer, Tensor, int]:
-    """The vocabulary of so many tokens (514: bytes, which need no table), the captions' tokens (n, T), and how many were cut."""
-    if size > 514:
-        run.on_main(lambda: tokenizer.download(run.data_dir))
-    found = tokenizer.load(run.data_dir, size) if size > 514 else Tokenizer()
+    """The vocabulary of so many tokens the captions' tokens (n, T), and how many were cut."""
+    run.on_main(lambda: tokenizer.download(run.data_dir, size))
+    found = tokenizer.load(run.data_dir, size)
     return found, *found(captions)
 
 
@@ -172,14 +171,14 @@ def cifar10(run: Run) -> Data:
 
 
 def any_pairs(run: Run) -> Data:
-    """WebDataset shards or a folder with captions.jsonl, by worker processes; tested on ImageNet, zero-shot."""
+    """WebDataset shards or a folder with captions.jsonl, by worker processes; tested zero-shot, on ImageNet by default."""
     config = run.config
     source = pairs.load(Path(config.pairs) if config.pairs else run.data_dir / config.set, run.data_dir)
     run.on_main(lambda: tokenizer.download(run.data_dir))
-    vocabulary, side, test = tokenizer.load(run.data_dir), config.side, load_set("imagenet", run.data_dir)
+    vocabulary, side, test = tokenizer.load(run.data_dir), config.side, load_set(config.test, run.data_dir, config.prompts)
     run.describe_data(
         name=config.set, sha256=source.sha256, train=len(source), test=test.n, test_sha256=test.sha256, stand_in=False,
-        shards=len(source.files), official=len(source) == config.pairs_in_set,
+        shards=len(source.files), complete=len(source) >= config.pairs_in_set,
     )  # fmt: skip
 
     def sample(index: int, generator: torch.Generator) -> tuple[Tensor, ...]:

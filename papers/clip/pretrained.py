@@ -267,8 +267,9 @@ def main(run: Run[Weights]) -> dict[str, float]:
     if run.processes > 1:
         run.on_main(lambda: load(config.weights, folder) and None)  # downloads, once
     model = load(config.weights, folder)
-    run.on_main(lambda: tokenizer.download(run.data_dir))
-    tokens = tokenizer.load(run.data_dir, len(model.text_encoder.token_embedding.weight))
+    size = len(model.text_encoder.token_embedding.weight)
+    run.on_main(lambda: tokenizer.download(run.data_dir, size))
+    tokens = tokenizer.load(run.data_dir, size)
     side = side_of(model)
     sets = {name: load_set(name, run.data_dir, config.prompts) for name in config.sets}
     if config.probe and (wrong := [name for name, each in sets.items() if each.train is None]):

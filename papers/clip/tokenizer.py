@@ -21,6 +21,7 @@ TABLE = "bpe/bpe_simple_vocab_16e6.txt.gz"
 URL = "https://github.com/openai/CLIP/raw/main/clip/bpe_simple_vocab_16e6.txt.gz"
 FILES = {TABLE: File("924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a", [URL])}
 SIZE = 49_408  # 256 bytes, these at the end of a word, 48,894 pairs, and two for the beginning and the end of a text
+SMALLEST = 514  # without any pairs
 CONTEXT = 77
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"  # within a piece pairs are merged
@@ -96,16 +97,18 @@ class Tokenizer:
 
 
 def load(data_dir: Path, size: int = SIZE) -> Tokenizer:
-    """The authors' table, or as many of its first merges as make a vocabulary of `size`.
+    """The authors' table, or as many of its first merges as make a vocabulary of `size`; 514 are bytes, and need no table.
 
     Raises:
         BadInput: the file is not there, or another one.
     """
+    if size == SMALLEST:
+        return Tokenizer()
     (path,) = fetch.found(data_dir, "CLIP's vocabulary", FILES)
-    pairs = islice(lines(path), 1, SIZE - 514 + 1)
-    return Tokenizer([tuple(line.split()) for line in islice(pairs, size - 514)])
+    return Tokenizer([tuple(line.split()) for line in islice(lines(path), 1, 1 + size - SMALLEST)])  # after a line of its version
 
 
-def download(data_dir: Path) -> None:
-    """Put the table into data_dir, if it is not there. Raises BadInput: it cannot be had."""
-    fetch.fetch(data_dir, "CLIP's vocabulary", FILES)
+def download(data_dir: Path, size: int = SIZE) -> None:
+    """Put the table into data_dir, if it is not there and a vocabulary of `size` needs it. Raises BadInput: it cannot be had."""
+    if size > SMALLEST:
+        fetch.fetch(data_dir, "CLIP's vocabulary", FILES)

@@ -78,12 +78,31 @@ class Paper(Config):
     skip_broken: bool = False
     """Take the next pair where an image does not decode or a caption is empty; the run's metrics say how many, in %."""
 
+    test: str = "imagenet"
+    """What it classifies zero-shot: a set that pretrained.py knows, or a folder of images."""
+    prompts: str = ""
+    """Classes and templates of a folder, as pretrained.py takes them."""
+    narrow: int = 1
+    """Widths and the embedding are divided by it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "narrow")
+        if MODELS[self.model][4] % (64 * self.narrow):
+            raise ValueError(f"--narrow must divide the text encoder's heads, {MODELS[self.model][4] // 64}, got {self.narrow}")
+
     @property
     def side(self) -> int:
         return MODELS[self.model][1]
 
     def networks(self, data: Data) -> dict[str, nn.Module]:
-        return {"": clip(self.model)}
+        if self.narrow == 1:
+            return {"": clip(self.model)}
+        E, side, layers, width, D, _ = MODELS[self.model]
+        E, D, k = E // self.narrow, D // self.narrow, self.narrow
+        vit = "ViT" in self.model
+        image = VisionTransformer(E, width[0] // k, layers, width[1], side) if vit else ModifiedResNet(E, layers, width // k, side)
+        return {"": CLIP(image, TextEncoder(E, D))}
 
 
 @dataclass(frozen=True)
@@ -218,7 +237,7 @@ def tested(run: Run, models: dict[str, nn.Module], data: Data) -> dict[str, floa
     if data.zero_shot is None:
         return evaluate(run, models, data)
     test, images = data.zero_shot
-    return {f"imagenet_{key}": value for key, value in zero_shot(run, models[""], test, data.vocabulary, images).items()}
+    return {f"{test.name}_{key}": value for key, value in zero_shot(run, models[""], test, data.vocabulary, images).items()}
 
 
 RESNET = {"beta2": 0.999, "eps": 1e-8}

@@ -119,6 +119,10 @@ def named(folder: int | Sequence[str], name: str, prompts: str) -> tuple[Sequenc
             raise BadInput(f"{prompts}: {len(classes)} classes for the {n} of {name}, or templates without {{}}: mend it")
         return classes, templates
     if name == "imagenet":
+        if n != 1000:
+            raise BadInput(
+                f"ImageNet: {n:,} classes in its folder, not 1,000, so that names would be wrong: give them with --prompts"
+            )
         try:
             from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
         except ImportError as error:
@@ -171,7 +175,7 @@ def zero_shot(run: Run, model: CLIP, data: Set, tokenizer: Tokenizer, images: Ca
     with run.evaluating(model) as net:
         W = classifier(net, data.classes, data.templates, tokenizer, run.device)
         for some in images():
-            hits.append((net.encode_image(some).to(W.dtype) @ W.mT).topk(5).indices)
+            hits.append((net.encode_image(some).to(W.dtype) @ W.mT).topk(min(5, len(W))).indices)
     labels = data.test.labels[run.share(data.n)].to(run.device)
     hits = run.gather(torch.cat(hits) == labels[:, None], data.n)
     found = {"accuracy": 100 * hits[:, 0].double().mean().item(), "top5_accuracy": 100 * hits.any(1).double().mean().item()}
