@@ -50,7 +50,7 @@ def test_any_pairs(folder, tmp_path):
         assert {k: v for k, v in x.items() if k != "data_wait"} == pytest.approx({k: y[k] for k in x if k != "data_wait"}, rel=1e-5)
     found = record(one)
     assert found["metrics"]["test_accuracy"] == record(two)["metrics"]["test_accuracy"]
-    assert (found["data"]["train"], found["data"]["shards"], found["data"]["complete"]) == (5, 2, False)
+    assert (found["data"]["train"], found["data"]["shards"], found["data"]["complete"]) == (5, "2: 00000.tar to 00001.tar", False)
     assert (found["metrics"]["captions_cut"], found["metrics"]["images_skipped"]) == (0, 0)
 
 
