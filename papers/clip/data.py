@@ -178,7 +178,8 @@ def any_pairs(run: Run) -> Data:
     vocabulary, side, test = tokenizer.load(run.data_dir), config.side, load_set(config.test, run.data_dir, config.prompts)
     run.describe_data(
         name=config.set, sha256=source.sha256, train=len(source), test=test.n, test_sha256=test.sha256, stand_in=False,
-        shards=f"{len(source.files)}: {source.files[0].name} to {source.files[-1].name}", complete=len(source) >= config.pairs_in_set,
+        complete=len(source) >= config.pairs_in_set,
+        shards=f"{len(source.files)}: {source.files[0].name} to {source.files[-1].name}",
     )  # fmt: skip
 
     def sample(index: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """CLIP through the commands that people type: any pairs, from shards, tested zero-shot; weights; linear probes."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from papers.clip.model import CLIP, TextEncoder, VisionTransformer
 from papers.clip.tokenizer import TABLE
 from tests.papers.test_clip_train import picture, write_shards
 from tests.parity.test_clip_weights import authors
-from tests.start import finish, here, processes, record, rows, weights
+from tests.start import Started, finish, here, processes, record, rows, until, weights
 
 needs_table = pytest.mark.skipif(not (ROOT / "data" / TABLE).exists(), reason=f"no data/{TABLE}")
 SCRIPT = "papers.clip.train"
@@ -52,6 +53,24 @@ def test_any_pairs(folder, tmp_path):
     assert found["metrics"]["test_accuracy"] == record(two)["metrics"]["test_accuracy"]
     assert (found["data"]["train"], found["data"]["shards"], found["data"]["complete"]) == (5, "2: 00000.tar to 00001.tar", False)
     assert (found["metrics"]["captions_cut"], found["metrics"]["images_skipped"]) == (0, 0)
+
+
+@pytest.mark.slow
+@needs_table
+def test_a_run_on_shards_resumes_within_a_pass(folder, tmp_path):
+    """Stopped by a signal and started again, it goes on with the pairs that would have come: bit for bit."""
+    with_table(tmp_path)
+    shards = write_shards(tmp_path / "shards", (4, 3))
+    flags = ["cc3m-b16", *SMALL, "--steps", 4, "--batch-size", 2, "--pairs", shards, "--test", folder, "--data-dir", tmp_path]
+    straight, stopped = (tmp_path / out / "clip/cc3m-b16/seed0" for out in ("straight", "stopped"))
+    code, output = here(SCRIPT, *flags, "--out", tmp_path / "straight")
+    assert code == 0, output
+    run = Started(tmp_path / "log", SCRIPT, *flags, "--out", tmp_path / "stopped")
+    until(lambda: (stopped / "metrics.jsonl").exists() and (stopped / "metrics.jsonl").read_bytes().count(b"\n") >= 1)
+    run.kill(signal.SIGTERM)
+    assert run.wait() in (0, 143), run.output()
+    finish([Started(tmp_path / "log", SCRIPT, *flags, "--out", tmp_path / "stopped")])
+    assert rows(stopped) == rows(straight) and record(stopped)["metrics"] == record(straight)["metrics"]
 
 
 @needs_table
