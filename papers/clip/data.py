@@ -23,7 +23,7 @@ PAD = 4  # pixels of background around an image, which a random crop of its own 
 EMOJI = "emoji-captions"
 DRAWN = ("noto", "openmoji", "blobmoji", "emojitwo", "twemoji")  # sets of drawings
 UNSEEN = {"test": "twemoji", "val": "emojitwo"}  # the set that zero-shot classification is about; the test's is never trained on
-GET = "`python3 ../shared/data/prepare.py data` lays it out; the other experiments run without"
+GET = "put the folder there, captions.jsonl and the images that it names; the other experiments run without"
 
 
 class Pairs(NamedTuple):
@@ -53,7 +53,7 @@ class Data(NamedTuple):
 
 
 def texts(run: Run, captions: Sequence[str], size: int) -> tuple[Tokenizer, Tensor, int]:
-    """The vocabulary of so many tokens the captions' tokens (n, T), and how many were cut."""
+    """The vocabulary of so many tokens, the captions' tokens (n, T), and how many were cut."""
     run.on_main(lambda: tokenizer.download(run.data_dir, size))
     found = tokenizer.load(run.data_dir, size)
     return found, *found(captions)

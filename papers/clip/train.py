@@ -77,7 +77,6 @@ class Paper(Config):
     """A folder of WebDataset shards, or one with captions.jsonl."""
     skip_broken: bool = False
     """Take the next pair where an image does not decode or a caption is empty; the run's metrics say how many, in %."""
-
     test: str = "imagenet"
     """What it classifies zero-shot: a set that pretrained.py knows, or a folder of images."""
     prompts: str = ""
@@ -88,8 +87,9 @@ class Paper(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one(self, "narrow")
-        if MODELS[self.model][4] % (64 * self.narrow):
-            raise ValueError(f"--narrow must divide the text encoder's heads, {MODELS[self.model][4] // 64}, got {self.narrow}")
+        _, _, _, width, text_width, _ = MODELS[self.model]
+        if any(each % (64 * self.narrow) for each in ((width[0], text_width) if "ViT" in self.model else (text_width,))):
+            raise ValueError(f"--narrow must leave heads of 64 in both encoders, got {self.narrow}")
 
     @property
     def side(self) -> int:

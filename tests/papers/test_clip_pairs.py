@@ -18,7 +18,7 @@ from tests.start import Started, finish, here, processes, record, rows, until, w
 
 needs_table = pytest.mark.skipif(not (ROOT / "data" / TABLE).exists(), reason=f"no data/{TABLE}")
 SCRIPT = "papers.clip.train"
-SMALL = ("--model", "ViT-B/32", "--narrow", 8, "--steps", 3, "--evaluate-every", 2, "--batch-size", 5, "--precision", "fp32")
+SMALL = ("--model", "ViT-B/32", "--narrow", 4, "--steps", 3, "--evaluate-every", 2, "--batch-size", 5, "--precision", "fp32")
 
 
 @pytest.fixture

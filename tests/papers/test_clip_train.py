@@ -405,6 +405,17 @@ def test_a_run_classifies(tmp_path, capsys):
     assert "cannot load no-such" in capsys.readouterr().err
 
 
+def test_a_narrow_model_keeps_its_heads():
+    for narrow, allowed in ((4, True), (8, False), (0, False)):
+        make = lambda narrow=narrow: train.Paper(steps=1, evaluate_every=1, model="ViT-B/32", narrow=narrow)
+        if allowed:
+            model = make().networks(None)[""]
+            assert model.image_encoder.proj.shape == (192, 128) and model.text_encoder.proj.shape == (128, 128)
+        else:
+            with pytest.raises(ValueError, match="--narrow"):
+                make()
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
