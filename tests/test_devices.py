@@ -38,6 +38,8 @@ OPTIONS = [  # with tensors of their own
     ("alexnet", "smoke", "--net", 18, "--decay", 0, 0, 0, 1, "--first", 0),
     ("bert", "smoke", "--epochs", 1, "--rates", 1e-3, 1e-4, "--optimizer", "adamw"),
     ("bert", "smoke-pretraining", "--steps", 4, "--no-next-sentence", "--kinds", 0, 0, 1),
+    ("clip", "smoke", "--compare", "objectives", "--among", 5, "--steps", 2, "--evaluate-every", 1),
+    ("clip", "smoke", "--image", "resnet", "--image-layers", 1, 1, 1, 1, "--image-width", 8, "--steps", 2),
     ("dcgan", "smoke", "--net", "mlp", "--epochs", 1, "--decay", 0),
     ("dcgan", "smoke", "--broken", "joint-batch", "--epochs", 1, "--decay", 0),
     ("dcgan", "smoke-features", "--prior", "normal", "--epochs", 1, "--draws", 1, "--no-controls"),

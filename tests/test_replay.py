@@ -97,6 +97,7 @@ CHEAPEST = {
 NEEDS = {
     "alexnet": "cifar-10-batches-py",
     "bert": "weights/all-MiniLM-L6-v2",
+    "clip": "emoji-captions",
     "gpt": "tinyshakespeare",
     "dcgan": "MNIST",
     "ddpm": "MNIST",
