@@ -1,5 +1,5 @@
 """BERT. Jacob Devlin, Ming-Wei Chang, Kenton Lee and Kristina Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers
-for Language Understanding", arXiv 1810.04805, NAACL 2019.
+for Language Understanding", arXiv 1810.04805, NAACL 2019. This file: MIT licence.
 
 Here are the encoder of Sec. 3 with the input of Fig. 2, both tasks of pre-training (Sec. 3.1, Appendix A.1), the outputs that
 fine-tuning adds for a sentence, a pair, a span and each token (Fig. 4), the left-to-right network of Table 5, and the schedule of

@@ -1,6 +1,6 @@
 """Learning Transferable Visual Models From Natural Language Supervision. Alec Radford, Jong Wook Kim, Chris Hallacy, Aditya Ramesh,
 Gabriel Goh, Sandhini Agarwal, Girish Sastry, Amanda Askell, Pamela Mishkin, Jack Clark, Gretchen Krueger, Ilya Sutskever, ICML 2021
-(arXiv 2103.00020).
+(arXiv 2103.00020). This file: MIT licence.
 
 Here: the contrastive loss (Sec. 2.3, Fig. 3), the text encoder and both kinds of image encoder (Sec. 2.4), the nine models of
 Tables 19 and 20, and the classifier that comes of class names (Sec. 3.1). What the paper's text leaves open is as in the authors'

@@ -1,5 +1,5 @@
 """RNNsearch. Dzmitry Bahdanau, Kyunghyun Cho and Yoshua Bengio, "Neural Machine Translation by Jointly Learning to Align and
-Translate", ICLR 2015, arXiv:1409.0473.
+Translate", ICLR 2015, arXiv:1409.0473. This file: MIT licence.
 
 Here are RNNsearch as Appendix A has it (gated units, bidirectional encoder, alignment model, deep output with maxout), the
 RNN Encoder-Decoder that it is compared with (RNNencdec, Sec. 2.1 and 4.2), the initial weights of Appendix B.1, and beam search as
