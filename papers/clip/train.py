@@ -297,7 +297,7 @@ EXPERIMENTS = {
         **(LOOK | {"source": "Sec. 2.3, Fig. 2", "cap": "600 updates of each net"}), **SCALED,
     ),
     "cifar10-captions": Experiment(
-        Small(data="cifar10", steps=2_400, evaluate_every=600), cost="35 min on one CPU core",
+        Small(data="cifar10", steps=2_400, evaluate_every=600), cost="40 min on one CPU core",
         claims=[
             Claim(
                 "excess_loss", 0, "nats", "none: the least loss, as captions of ten classes repeat in a batch", True, 0.5,
