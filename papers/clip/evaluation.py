@@ -19,7 +19,7 @@ def evaluate(run: Run, models: Mapping[str, nn.Module], data: Data) -> dict[str,
     for name, model in models.items():
         hits = classified(run, model, data)
         found[f"{name or 'zero_shot_'}accuracy"] = 100 * run.gather(hits, len(data.test.images)).double().mean().item()
-    if data.retrieval:
+    if data.retrieval and "" in models:
         found |= retrieved(run, models[""], data)
     return found
 

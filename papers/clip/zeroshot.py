@@ -147,7 +147,7 @@ def preprocessed(image: "Image", side: int) -> Tensor:
 def shown(pixels: Tensor, device: torch.device) -> Tensor:
     """As all models see images: (B, H, W, 3) uint8 -> (B, 3, H, W)."""
     mean, std = (255 * torch.tensor(each, device=device) for each in (MEAN, STD))
-    return normalised(pixels.to(device), mean, std)
+    return normalised(pixels.to(device), mean, std).contiguous()  # a ViT is a tenth faster so than with channels last
 
 
 def random_square(image: "Image", side: int, generator: torch.Generator) -> Tensor:

@@ -229,6 +229,22 @@ def test_emoji_are_split_by_set_and_by_concept(tmp_path):
     assert {name: red(each.images) for name, each in val.retrieval.items()} == {name: {5} for name in data.DRAWN[:3]}
 
 
+SMALL = ("--vocabulary", 514, "--batch-size", 4, "--steps", 2, "--evaluate-every", 1, "--image-width", 8, "--text-width", 64)
+
+
+@pytest.mark.parametrize(("name", "flags"), [("emoji", ()), ("efficiency", ("--among", 5))])
+def test_runs_on_drawings(name, flags, tmp_path):
+    """From the command line to the record, its claims and figures among them, on a few."""
+    write_emoji(tmp_path)
+    code, output = here(SCRIPT, name, *SMALL, *flags, "--data-dir", tmp_path, "--out", tmp_path / "out")
+    assert code == 0, output
+    run = tmp_path / "out/clip" / name / "seed0"
+    found, experiment = record(run), train.EXPERIMENTS[name]
+    assert {claim.metric for claim in experiment.claims} <= found["metrics"].keys()
+    assert {each.stem for each in (run / "figures").iterdir()} == {*experiment.figures}
+    assert found.get("curves", {}).keys() == {*experiment.curves}
+
+
 def test_bad_emoji(tmp_path):
     refuses(SCRIPT, "emoji", "--data-dir", tmp_path, "--out", tmp_path / "out", said="emoji: cannot read")
     lines = write_emoji(tmp_path)
