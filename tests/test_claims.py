@@ -385,7 +385,7 @@ def test_list_shows_everything():
     for paper in papers():
         table = tables.experiments(paper)
         for name, experiment in table.items():
-            assert re.search(rf"^{paper} +{name} +{experiment.kind} .*{re.escape(experiment.cost)}$", text, re.MULTILINE)
+            assert re.search(rf"^{paper} +{re.escape(name)} +{experiment.kind} .*{re.escape(experiment.cost)}$", text, re.MULTILINE)
             for claim in experiment.claims:
                 assert claim.metric in text and number(claim.value) in text
 

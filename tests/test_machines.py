@@ -1,9 +1,9 @@
 """Machines and shells as people have them: a container's share, an old processor, what an earlier job left, `~`, pipes, locales."""
 
+import ast
 import errno
 import fcntl
 import os
-import re
 import subprocess
 import sys
 import time
@@ -146,10 +146,16 @@ def test_lists_in_a_locale_without_their_signs(locale):
 
 def test_every_text_file_names_its_encoding():
     """In common, tools and papers: read_text and write_text, and open in text mode."""
-    call = re.compile(r"\.(read|write)_text\((?!.*encoding=)|(?<![\w.])open\([^)]*\"[rwa]t?\"(?!.*encoding=)")
     for path in [path for part in ("common", "tools", "papers") for path in (ROOT / part).rglob("*.py")]:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            assert not call.search(line), f"{path.relative_to(ROOT)}:{number} names no encoding: {line.strip()}"
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or any(keyword.arg in ("encoding", None) for keyword in call.keywords):
+                continue
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            mode = next(
+                (each.value for each in call.args if isinstance(each, ast.Constant) and each.value in ("r", "w", "a")), None
+            )
+            text = name in ("read_text", "write_text") or (name == "open" and mode is not None)
+            assert not text, f"{path.relative_to(ROOT)}:{call.lineno} names no encoding"
 
 
 # File systems.

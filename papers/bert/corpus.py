@@ -130,12 +130,12 @@ def load(
     folder = on_main(lambda: prepared(name, tokens, data_dir, spare))
     if not folder.exists():  # on another machine, whose disk is its own
         folder = prepared(name, tokens, data_dir, spare)
-    about = json.loads((folder / "about.json").read_text())
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     splits = {}
     for split in about.pop("splits"):
         parts = [np.load(folder / f"{split}-{part}.npy", mmap_mode="r") for part in ("tokens", "sentences", "documents")]
         splits[split] = Documents(*parts)
-    numbers = json.loads((folder / "vocabulary.json").read_text())
+    numbers = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
     return Corpus(splits, vocabulary.word_pieces(numbers["pieces"], numbers["lower"])), about
 
 
@@ -151,13 +151,13 @@ def prepared(name: str, tokens: "Tokenizer | int", data_dir: Path, spare: Path) 
             tokenizer = vocabulary.learn([sentence for document in texts["train"]() for sentence in document], tokens)
         pieces = dict(sorted(tokenizer.get_vocab().items(), key=lambda each: each[1]))
         numbers = {"pieces": pieces, "lower": tokenizer.normalizer.lowercase}
-        (folder / "vocabulary.json").write_text(json.dumps(numbers))
+        (folder / "vocabulary.json").write_text(json.dumps(numbers), encoding="utf-8")
         about["vocabulary"], about["vocabulary_sha256"] = len(pieces), sha256(folder / "vocabulary.json")
         for split, documents in texts.items():
             about["splits"] = [*about.get("splits", ()), split]
             sizes = encode(documents(), tokenizer, folder, split)
             about["train" if split == "train" else "test"] = sizes  # of test, which comes last
-        (folder / "about.json").write_text(json.dumps(about, indent=1))
+        (folder / "about.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     places, facts = [spare] if about["stand_in"] else [data_dir, spare], {"sha256": about["sha256"], "tokens": known}
     return kept(places, f"bert-{name}", facts, make)

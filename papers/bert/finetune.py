@@ -181,12 +181,12 @@ def from_run(folder: Path, dropout: float, say: Any) -> "tuple[Bert, Tokenizer, 
     if not (folder / "result.json").exists():
         raise BadInput(f"the run in {folder} has not ended: start it again, and wait for it")
     try:
-        record = json.loads((folder / "result.json").read_text())
+        record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         identity = {name: record[name] for name in ("paper", "experiment", "seed")}
         if record["paper"] != "bert" or {field.name for field in dataclasses.fields(Pretrain)} != record["config"].keys():
             raise BadInput(f"{folder} holds {record['paper']}/{record['experiment']}, no pre-training of bert: name another")
         state, config = directory.load(folder, identity, say), record["config"]
-        numbers = json.loads((folder / "vocabulary.json").read_text())
+        numbers = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         tokenizer = vocabulary.word_pieces(numbers["pieces"], numbers["lower"])
         sizes = {"L": config["layers"], "D": config["width"], "h": config["heads"], "positions": config["context"]}
         model = Pretraining(Bert(tokenizer.get_vocab_size(), dropout=dropout, **sizes))

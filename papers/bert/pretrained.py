@@ -158,7 +158,7 @@ def load(weights: str, folder: Path, dropout: float = 0.1) -> "tuple[nn.Module, 
     """
     with refused(weights, ADVICE):
         check_files(folder, FILES[:2])
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if (act := config.get("hidden_act", "gelu")) not in GELU:
             raise ValueError(f"config.json has hidden_act {act}, not {' or '.join(GELU)}")
         if (kind := config.get("model_type", "bert")) != "bert":

@@ -27,7 +27,7 @@ def read(folder: Path) -> "Tokenizer":
     if lost := [piece for piece in SPECIAL if piece not in numbers]:
         raise ValueError(f"vocab.txt has no {', '.join(lost)}")
     config = folder / "tokenizer_config.json"
-    said = json.loads(config.read_text()) if config.exists() else {}
+    said = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
     capitals = any(piece != piece.lower() for piece in pieces if piece not in SPECIAL and piece[0] != "[")
     return word_pieces(numbers, said.get("do_lower_case", not capitals))
 

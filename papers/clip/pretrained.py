@@ -181,10 +181,10 @@ def read_openai(path: Path) -> dict[str, Tensor]:
 def check_activation(folder: Path) -> None:
     """Raises ValueError: config.json or open_clip_config.json names another activation than QuickGELU."""
     if (file := folder / "config.json").exists():
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         found = {config.get(f"{tower}_config", {}).get("hidden_act", "quick_gelu") for tower in ("text", "vision")}
     elif (file := folder / "open_clip_config.json").exists():
-        found = {"quick_gelu" if json.loads(file.read_text())["model_cfg"].get("quick_gelu") else "gelu"}
+        found = {"quick_gelu" if json.loads(file.read_text(encoding="utf-8"))["model_cfg"].get("quick_gelu") else "gelu"}
     else:
         return
     if other := found - {"quick_gelu"}:

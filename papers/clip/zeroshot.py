@@ -113,7 +113,7 @@ def named(folder: int | Sequence[str], name: str, prompts: str) -> tuple[Sequenc
     n = folder if isinstance(folder, int) else len(folder)
     if prompts:
         with reading("prompts", Path(prompts), 'a file {"classes": [...], "templates": ["a photo of a {}."]} is wanted'):
-            found = json.loads(Path(prompts).read_text())
+            found = json.loads(Path(prompts).read_text(encoding="utf-8"))
             classes, templates = found["classes"], found["templates"]
         if len(classes) != n or not all("{}" in template for template in templates) or not templates:
             raise BadInput(f"{prompts}: {len(classes)} classes for the {n} of {name}, or templates without {{}}: mend it")

@@ -48,7 +48,7 @@ def drawn(folder: Path, n: int, seed: int) -> Tensor:
         BadInput: it is no folder of a run, or has no checkpoint.
     """
     try:
-        about = json.loads((folder / "config.json").read_text())
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         like = EXPERIMENTS[about["experiment"]].config
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{folder} is no folder of a run of papers.dcgan.train: name one, as runs/dcgan/mnist/seed0") from error
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
         images = drawn(Path(command.run), command.n, command.seed)
         os.makedirs(command.out.parent, exist_ok=True)
         about = f"{command.run}, seed {command.seed}, {command.n} samples"
-        figures.save(figures.grid(images, command.columns), command.out, "samples", about)
+        command.out.write_bytes(figures.png(figures.grid(images, command.columns), "samples", about))
     except (BadInput, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -50,7 +50,7 @@ class Command:
 
 def of_run(folder: Path, objective: str) -> tuple[Diffusion, nn.Module, tuple[int, int, int]]:
     """Diffusion, network with averaged weights, and (C, H, W), of a run's newest checkpoint. Raises BadInput: it has none."""
-    about = json.loads((folder / "config.json").read_text())
+    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     fields = {field.name for field in dataclasses.fields(Config)}
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items() if k in fields}
     config = Config(**config)
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
             called=called,
         )  # fmt: skip
         about = f"{command.weights}, seed {command.seed}, {diffusion.T} steps, {command.n} samples"
-        figures.save(figures.grid(shown(images), command.columns), command.out, "samples", about)
+        command.out.write_bytes(figures.png(figures.grid(shown(images), command.columns), "samples", about))
         part.unlink()
         print(f"samples  {command.out}")
         return 0

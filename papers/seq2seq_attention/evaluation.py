@@ -136,7 +136,7 @@ def labels(bins: np.ndarray, length: np.ndarray) -> list[str]:
 
 def written(run: Run, name: str, lines: list[str], references: list[str]) -> dict[str, float]:
     """sacreBLEU of what is read, tokens put together again. Tokens go to a file of the run's directory."""
-    (run.dir / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    (run.dir / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     kind = "lc_sacrebleu" if (lower := sentences.lowercase(run.config)) else "sacrebleu"
     split, _, how = name.rpartition("_")
     split, _, net = split.rpartition("_")

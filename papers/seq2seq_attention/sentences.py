@@ -112,7 +112,7 @@ def load(
         folder = prepared(config, data_dir, spare)
     stored = torch.load(folder / "words.pt", weights_only=True, mmap=True)
     splits = [Pairs(Ragged(*s["source"]), Ragged(*s["target"]), s["tokens"], s["references"], s["texts"]) for s in stored["splits"]]
-    x, y = (Words(json.loads((folder / f"words.{side}.json").read_text())) for side in ("source", "target"))
+    x, y = (Words(json.loads((folder / f"words.{side}.json").read_text(encoding="utf-8"))) for side in ("source", "target"))
     about = stored["about"] | {"vocabulary": [len(x), len(y)], "bleu": bleu.signature(lowercase=lowercase(config))}
     return splits, (x, y), about | {"train": len(splits[0]), "test": len(splits[2]), "stand_in": config.data == "made-up"}
 
@@ -142,7 +142,9 @@ def prepared(config: Any, data_dir: Path, spare: Path) -> Path:
         stored = [{k: (v.tokens, v.lengths) if isinstance(v, Ragged) else v for k, v in vars(split).items()} for split in splits]
         torch.save({"about": about, "splits": stored}, folder / "words.pt")
         for side, w in (("source", x), ("target", y)):
-            (folder / f"words.{side}.json").write_text(json.dumps(w.words[len(SPECIAL) :], ensure_ascii=False, indent=0))
+            (folder / f"words.{side}.json").write_text(
+                json.dumps(w.words[len(SPECIAL) :], ensure_ascii=False, indent=0), encoding="utf-8"
+            )
 
     return kept([spare] if config.data == "made-up" else [data_dir, spare], f"{config.data}-words", facts, make)
 

@@ -42,10 +42,13 @@ def load(run: Path, name: str = "") -> Translator:
         BadInput: it is no such directory, has no checkpoint, or no such network; says what to do.
     """
     try:
-        about = json.loads((run / "config.json").read_text())
+        about = json.loads((run / "config.json").read_text(encoding="utf-8"))
         known = {key: value for key, value in about["config"].items() if not key.startswith("--")}
         config = Config(**known)
-        words = tuple(Words((run / f"words.{side}.txt").read_text().split("\n")[len(SPECIAL) :]) for side in ("source", "target"))
+        words = tuple(
+            Words((run / f"words.{side}.txt").read_text(encoding="utf-8").split("\n")[len(SPECIAL) :])
+            for side in ("source", "target")
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadInput(
@@ -127,7 +130,9 @@ def draw(it: Translator, options: argparse.Namespace, x: Tensor | None, y: Tenso
         raise BadInput("--alignments: there is no sentence to draw")
     try:
         options.alignments.parent.mkdir(parents=True, exist_ok=True)
-        figures.save(alignments(it.net, x, y, it.words), options.alignments, "alignments", f"of {options.run}")
+        if options.alignments.suffix != ".png":
+            raise ValueError("it is no picture's name")
+        options.alignments.write_bytes(figures.png(alignments(it.net, x, y, it.words), "alignments", f"of {options.run}"))
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot draw {options.alignments}: {error}; name a .png file in a folder that can be written") from error
 

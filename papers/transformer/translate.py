@@ -169,7 +169,7 @@ def load(run: Path) -> tuple[Transformer, "Tokenizer", Any]:
         BadInput: it is no such directory, has no checkpoint, or no vocabulary; says what to do.
     """
     try:
-        about = json.loads((run / "config.json").read_text())
+        about = json.loads((run / "config.json").read_text(encoding="utf-8"))
         c, identity = SimpleNamespace(**about["config"]), {key: about[key] for key in ("paper", "experiment", "seed")}
         sizes = {name: getattr(c, name) for name in ("N", "d_model", "d_ff", "h", "d_k", "d_v")}
         positions = c.max_length + c.extra if c.learned_positions else 0

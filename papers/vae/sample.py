@@ -47,7 +47,7 @@ def drawn(folder: Path, n: int, seed: int, method: str) -> Tensor:
         BadInput: it is no folder of a run, or has no checkpoint.
     """
     try:
-        about = json.loads((folder / "config.json").read_text())
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         like = EXPERIMENTS[about["experiment"]].config
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{folder} is no folder of a run of papers.vae.train: name one, as runs/vae/mnist-nz20/seed0") from error
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         images = drawn(Path(command.run), command.n, command.seed, command.method)
         os.makedirs(command.out.parent, exist_ok=True)
         about = f"{command.run}, seed {command.seed}, {command.n} samples"
-        figures.save(figures.grid(images, command.columns), command.out, "samples", about)
+        command.out.write_bytes(figures.png(figures.grid(images, command.columns), "samples", about))
     except (BadInput, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

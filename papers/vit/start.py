@@ -46,7 +46,7 @@ def of_run(folder: Path, run: Run, fit: dict[str, Any]) -> tuple[ViT, dict[str, 
     """The net of a finished run of pre-training. Raises BadInput: it has not ended, is damaged, or is of another net."""
     if not (folder / "result.json").exists():
         raise BadInput(f"the run in {folder} has not ended: start it again, and wait for it")
-    record = json.loads((folder / "result.json").read_text())
+    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     state = directory.load(folder, {name: record[name] for name in ("paper", "experiment", "seed")}, run.say)
     with refused(str(folder), "name other --weights, or another experiment"):
         if state is None or state["step"] != record["steps"]:

@@ -325,7 +325,8 @@ def test_pictures_of_a_known_model(tmp_path):
 
     def save_figure(figure, name):
         drawings[name] = figure
-        pictures.figures.save(figure, tmp_path / "figures" / f"{name}.png", name, "about")
+        (tmp_path / "figures").mkdir(exist_ok=True)
+        (tmp_path / "figures" / f"{name}.png").write_bytes(pictures.figures.png(figure, name, "about"))
 
     real = standin.images(8, 0, size=8)[0]
     run = run_of(save_figure=save_figure, dir=tmp_path)
