@@ -199,11 +199,10 @@ def train(run: Run[Paper | Small]) -> dict[str, float]:
                 bare(model).clip_scale()
         if data.labels is not None:
             run.log(floor=floor(data.labels[draw(step)]))
-        if (step + 1) % config.evaluate_every == 0 and step + 1 < config.steps:
+        if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
             run.report(**tested(run, models, data), images=float((step + 1) * N))
 
     metrics = tested(run, models, data)
-    run.report(**metrics, images=float(config.steps * N))
     for name, model in models.items():
         if isinstance(bare(model), CLIP):
             metrics[f"{name}scale"] = bare(model).logit_scale.exp().item()
