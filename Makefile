@@ -58,12 +58,12 @@ setup: $(SETUP) ## build .venv (every command does it when it is needed)
 	&& echo "$$want" > $@ && rm -f .venv.building; } 9> .venv.lock
 
 reproduce-%: $(SETUP) ## train, evaluate, compare with the paper
-	@exec $(PYTHON) -m tools.launch --paper $* --experiment "$(EXPERIMENT)" --seeds "$(SEEDS)" --gpus "$(GPUS)" --nodes $(NODES) --node-rank $(NODE_RANK) --master "$(MASTER)" --args="--out '$$OUT' $$ARGS"
+	@exec $(PYTHON) -m tools.launch --paper $* --experiment "$(EXPERIMENT)" --seeds "$(SEEDS)" --gpus "$(GPUS)" --nodes $(NODES) --node-rank $(NODE_RANK) --master "$(MASTER)" --out "$$OUT" --args="$$ARGS"
 
 smoke: $(SETUP) $(addprefix smoke-,$(PAPERS)) ## the smoke experiment of every paper: seconds each
 
 smoke-%: $(SETUP) ## the whole path of one paper in seconds, on stand-in data
-	@exec $(PYTHON) -m tools.launch --paper $* --experiment smoke --gpus "$(GPUS)" --args="--restart --out '$$OUT' $$ARGS"
+	@exec $(PYTHON) -m tools.launch --paper $* --experiment smoke --gpus "$(GPUS)" --out "$$OUT" --args="--restart $$ARGS"
 
 evaluate-%: $(SETUP) ## official weights through our model (ARGS="WEIGHTS ...")
 	@if [ -f papers/$*/pretrained.py ]; then exec $(PYTHON) -m papers.$*.pretrained $(ARGS) --out "$$OUT"; \

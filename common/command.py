@@ -74,13 +74,17 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
                 print_result(run)
             return 0
         except (BadInput, Failed) as error:
-            alone = first or isinstance(error, (BadFile, LostWorker))
-            if not alone and "TORCHELASTIC_RUN_ID" in os.environ:
+            speaks = first or isinstance(error, (BadFile, LostWorker))
+            if not speaks and (speaks := "TORCHELASTIC_RUN_ID" in os.environ):
                 time.sleep(PATIENCE)  # until the first process has met the same, said it, and torchrun ends this one too
-                alone = True
-            if alone:
+            if speaks:
                 speak(f"error: {error}", sys.stderr)
             return 2 if isinstance(error, BadInput) else 1
+        except RuntimeError as error:
+            if run is None or run.processes == 1 or not re.search(r"gloo|NCCL|nccl|by peer", str(error)):
+                raise
+            speak(f"process {run.rank} stops, since another is gone, which says why", sys.stderr)
+            return 1
         except Interrupted as error:
             if first:
                 newest = next(iter(checkpoints(run.dir)), None) if run else None

@@ -65,9 +65,10 @@ def begin(
         before = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         about |= {"wandb_id": before["wandb_id"], "changes": before["changes"], "data": before.get("data", {})}
         changed = differences(before["config"], config, **{"--precision": precision})
-        if (directory / "result.json").exists():
+        if (directory / "result.json").exists() and not (changed and allow_changes):
             if changed:
-                raise BadInput(f"{directory} holds a finished run with other hyper-parameters ({', '.join(changed)}): {AGAIN}")
+                finished = f"{directory} holds a finished run with other hyper-parameters ({', '.join(changed)})"
+                raise BadInput(f"{finished}: {AGAIN}, --allow-changes goes on where it ended")
             record = json.loads((directory / "result.json").read_text(encoding="utf-8"))
             return about | {"data": record["data"]}, record, None
         changed += ["other code"] * (before["code"] != about["code"])
@@ -79,6 +80,7 @@ def begin(
     if state is None:
         about["data"] = {}  # nothing has been learned from it yet
     remember(directory, about)
+    (directory / "result.json").unlink(missing_ok=True)  # of a run that now goes on
     return about, None, state
 
 

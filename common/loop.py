@@ -207,7 +207,11 @@ class Loop(Processes, Generic[C]):
         return self._moved(reader.read(mine[at : at + batch_size] for at in range(0, len(mine), batch_size)))
 
     def _moved(self, batches: Iterator[Pieces]) -> Iterator[Pieces]:
-        for batch in batches:
+        while True:
+            with self.interrupt.waiting():
+                batch = next(batches, None)
+            if batch is None:
+                return
             yield tuple(t.to(self.device, non_blocking=True) for t in batch)
 
     def _announce(self, draw: Draw, smallest: int | None = None) -> int:

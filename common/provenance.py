@@ -65,14 +65,6 @@ def code_hash_at(commit: str, files: tuple[str, ...]) -> str | None:
     return None if not contents or None in contents.values() else _digest(contents)
 
 
-@functools.cache
-def files_before(commit: str, paper: str) -> tuple[str, ...]:
-    """What records without `files` have hashed: all Python files of the paper and of common, and the two requirement files."""
-    pins = ("requirements.txt", "constraints.txt")
-    listing = git("ls-tree", "-r", "-z", "--name-only", commit, "--", f"papers/{paper}", "common", *pins) or b""
-    return tuple(name for name in listing.decode().split("\0") if name.endswith(".py") or name in pins)
-
-
 def git(*arguments: str) -> bytes | None:
     """What git prints, run in this repository; None where there is no git or it fails."""
     try:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any, TypeVar
 
 import torch
@@ -29,8 +30,8 @@ def refused(weights: str, advice: str) -> Iterator[None]:
     except BadInput:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise BadInput(f"cannot load {weights} ({reason[:300]}): {advice}") from error
+        plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # torch's has a terminal's control codes
+        raise BadInput(f"cannot load {weights} ({type(error).__name__}: {shorten(plain, 300)}): {advice}") from error
 
 
 def folder_of(repository: str, cache: Path, files: Sequence[str], tensors: Sequence[str] = TENSORS) -> Path:

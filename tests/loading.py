@@ -35,6 +35,10 @@ class Config:
     """The sample that kills who reads it."""
     fails_at: int = -1
     """The update that raises what nobody expects."""
+    dies_at: int = -1
+    """The update that kills the last process."""
+    hangs: int = -1
+    """The sample that never comes."""
 
 
 EXPERIMENTS = {"smoke": Experiment(Config(), kind="smoke", source="None", cost="1 s", log_every=2, checkpoint_every=0)}
@@ -55,6 +59,8 @@ def train(run: Run[Config]) -> dict[str, float]:
 
     def sample(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         time.sleep(config.seconds)
+        if index == config.hangs:
+            time.sleep(600)
         if index == config.bad:
             raise BadInput(f"sample {index} cannot be read")
         if index == config.deadly:
@@ -66,6 +72,8 @@ def train(run: Run[Config]) -> dict[str, float]:
         training, shuffled(SAMPLES, B, run.seed), steps=config.steps
     )  # with a name a traceback keeps it, as a careless script would
     for step, (index, drawn) in batches:
+        if step == config.dies_at and run.rank == run.processes - 1:
+            os.kill(os.getpid(), 9)
         if step == config.fails_at:
             raise RuntimeError("nobody expects this")
         rows = run.gather(torch.stack([index.double(), drawn], 1), B)

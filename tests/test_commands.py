@@ -161,7 +161,7 @@ def test_unknown_argument(tmp_path):
     ],
 )
 def test_torchrun_where_there_are_several_processes(options, processes, group):
-    start = [sys.executable, *(["-m", "torch.distributed.run"] if group else []), *group]
+    start = [sys.executable, *(["-m", "tools.torchrun"] if group else []), *group]
     assert launch.python(processes, **options) == start
 
 
@@ -179,6 +179,21 @@ def test_other_launchers(launcher, processes, tmp_path):
     assert code == 0, lines
     assert sum("toy smoke seed 0: kind smoke" in line for line in lines) == 1
     assert record(tmp_path / "out/toy/smoke/seed0")["processes"] == processes
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--deadly", "3"], 1, "error: a process that reads the data died"),
+        (["--bad", "3"], 2, "error: sample 3 cannot be read"),
+        (["--dies-at", "4"], 128 + signal.SIGKILL, "error: process 1 was ended by SIGKILL; the same command goes on"),
+    ],
+)
+def test_several_processes_end_as_the_first_that_failed(flags, code, said, tmp_path):
+    torchrun = [sys.executable, "-m", "tools.torchrun", "--nproc-per-node=2", "--standalone", "--local-addr=127.0.0.1"]
+    ended, lines = run(*torchrun, "-m", "tests.loading", "smoke", "--out", tmp_path, *flags)
+    assert ended == code, lines
+    assert sum(line.startswith(said) for line in lines) == 1 and not any("Traceback" in line for line in lines), lines
 
 
 def test_none_is_started_after_a_failure(capfd):
@@ -239,7 +254,7 @@ def launched():
 
 
 def test_signals_stop_a_run_and_the_same_command_goes_on(launched, tmp_path):
-    directory, options = tmp_path / "lstm/temporal-order-6a/seed0", (f"--args=--out {tmp_path}", "--seeds", "0 1")
+    directory, options = tmp_path / "lstm/temporal-order-6a/seed0", ("--out", str(tmp_path), "--seeds", "0 1")
     first = launched(*options)
     first.trains(directory)
     first.process.send_signal(signal.SIGTERM)
@@ -337,7 +352,7 @@ def test_a_given_interpreter_is_used_as_it_is(fresh, tmp_path):
     python = fake(tmp_path / "bin/python", "printf '<%s>' \"$@\"")
     assert run(MAKE, "setup", f"PY={python}", cwd=fresh)[0] == 0
     _, (line,) = run(MAKE, "reproduce-vit", f"PY={python}", cwd=fresh)
-    assert line.startswith("<-m><tools.launch><--paper><vit><--experiment><><--seeds><0>") and "<--args=--out 'runs' >" in line
+    assert line.startswith("<-m><tools.launch><--paper><vit><--experiment><><--seeds><0>") and "<--out><runs><--args=>" in line
     assert not (fresh / ".venv").exists()
 
 

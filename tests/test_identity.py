@@ -55,6 +55,22 @@ def test_it_does_with_a_flag_and_the_record_says_so(tmp_path, toy_data, other_da
     )
 
 
+def test_a_finished_run_goes_on_to_more_steps_and_the_record_says_so(tmp_path, toy_data):
+    flags = ["headline", "--data-dir", toy_data, "--out", tmp_path / "runs"]
+    assert here(TOY, *flags)[0] == 0
+    directory = tmp_path / "runs/toy/headline/seed0"
+    lines, longer = rows(directory), [*flags, "--steps", 60]
+    code, output = here(TOY, *longer)
+    assert code == 2 and "holds a finished run with other hyper-parameters (steps 40 -> 60)" in output
+    assert "--out names another folder, --allow-changes goes on where it ended" in output and record(directory)["steps"] == 40
+    code, output = here(TOY, *longer, "--allow-changes")
+    assert code == 0 and "from step 40, in" in output
+    assert record(directory)["steps"] == 60 and record(directory)["changes"] == [{"after": "step40", "what": "steps 40 -> 60"}]
+    assert rows(directory)[: len(lines)] == lines
+    code, output = here(TOY, *longer)
+    assert code == 0 and "finished before" in output, "what it is now"
+
+
 def test_data_may_move(tmp_path, toy_data):
     directory = begun(tmp_path, toy_data)
     toy_data.rename(tmp_path / "moved")

@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from common.data import images, standin
+from papers.alexnet.data import colour_statistics
 
 
 def padded_crop(image, mean, top, left, flip):
@@ -132,7 +133,7 @@ def test_colour_statistics_are_those_of_all_pixels():
     mixing = torch.tensor([[60.0, 50.0, 40.0], [10.0, -8.0, 0.0], [1.0, 2.0, -3.0]])
     colours = lambda *shape: (128 + torch.randn(*shape, 3, generator=generator) @ mixing).clamp(0, 255).to(torch.uint8)
     some = [colours(9, 30, 20), colours(40, 7), colours(1, 1)]
-    values, vectors = images.colour_statistics(some)
+    values, vectors = colour_statistics(some)
     pixels = torch.cat([each.reshape(-1, 3) for each in some]).double() / 255
     covariance = pixels.T.cov(correction=0)
     torch.testing.assert_close(
@@ -141,7 +142,7 @@ def test_colour_statistics_are_those_of_all_pixels():
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(3), atol=1e-6, rtol=0)
     assert values[0] > values[1] > values[2] > 0
     assert all(column[column.abs().argmax()] > 0 for column in vectors.T)
-    for one, other in zip(images.colour_statistics(reversed(some)), (values, vectors), strict=True):
+    for one, other in zip(colour_statistics(reversed(some)), (values, vectors), strict=True):
         torch.testing.assert_close(one, other)
 
 

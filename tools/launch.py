@@ -16,7 +16,7 @@ def python(processes: int, nodes: int = 1, node_rank: int = 0, master: str = "")
     """The interpreter, under torchrun where there is more than one process."""
     if processes == nodes == 1:
         return [sys.executable]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--nnodes={nodes}"]
+    torchrun = [sys.executable, "-m", "tools.torchrun", f"--nproc-per-node={processes}", f"--nnodes={nodes}"]
     if nodes == 1:
         return [*torchrun, "--standalone", "--local-addr=127.0.0.1"]  # whatever this machine's name resolves to
     host, port = address(master)
@@ -58,7 +58,7 @@ def run_all(jobs: list[list[str]]) -> int:
 
 def main(
     paper: str, experiment: str = "", seeds: str = "0", gpus: str = "",
-    nodes: int = 1, node_rank: int = 0, master: str = "", args: str = "",
+    nodes: int = 1, node_rank: int = 0, master: str = "", out: str = "runs", args: str = "",
 ) -> int:  # fmt: skip
     """What the variables of make say. The exit code: of the first run that did not end well, or that of a signal.
 
@@ -66,7 +66,7 @@ def main(
         experiment: by default the paper's headline, the first of its experiments.
         gpus: processes on this machine; by default the GPUs that there are, one process without any. 0: one process without a GPU.
         master: host[:port] of the first machine.
-        args: everything else for train.py.
+        out, args: the folder of the runs, and everything else for train.py.
 
     Raises:
         BadInput: they say what cannot be.
@@ -78,7 +78,7 @@ def main(
     refuse(nodes > 1 and not master, "NODES needs MASTER=host[:port], the address of the first machine, and NODE_RANK")
     refuse(not 0 <= node_rank < nodes, f"NODE_RANK={node_rank} is not below NODES={nodes}; the first machine is 0")
     try:
-        more = shlex.split(args)
+        more = ["--out", out, *shlex.split(args)]
     except ValueError as error:
         raise BadInput(f"ARGS cannot be read ({error}): {args}") from error
 

@@ -40,7 +40,7 @@ def refusal(record: Record, experiment: Experiment | None, figures: Path) -> str
         return f"it has no picture {', '.join(missing)}, which the experiment names"
     if not (commit := record["commit"]):
         return "it names no commit; run it in a git checkout, or with $COMMIT set"
-    at_commit = provenance.code_hash_at(commit, tuple(record.get("files") or provenance.files_before(commit, record["paper"])))
+    at_commit = provenance.code_hash_at(commit, tuple(record.get("files", ())))
     if at_commit is None:
         return f"its commit {commit[:10]} is not in this repository"
     if at_commit != record["code"]:

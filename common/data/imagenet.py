@@ -4,6 +4,8 @@ Nothing is downloaded: it needs a registration. The first load of shards writes 
 gives an image without reading its neighbours.
 """
 
+import csv
+import dataclasses
 import hashlib
 import os
 import re
@@ -26,10 +28,8 @@ if TYPE_CHECKING:
 
 CLASSES = 1000
 SIZES = {"train": 1_281_167, "val": 50_000}
-SORT = (
-    "each split needs a folder for each class; inside val make them with `wget -qO- https://raw.githubusercontent.com/soumith/"
-    "imagenetloader.torch/master/valprep.sh | bash`"
-)
+LIST = "LOC_val_solution.csv"  # Kaggle's, of the validation images
+SORT = f"each split needs a folder for each class; of val alone, Kaggle's {LIST} beside it or above it does as well"
 GET = (
     "get it from https://image-net.org (after registration), or with `hf download ILSVRC/imagenet-1k --repo-type dataset "
     "--local-dir {}` (after accepting its terms), or name another folder with --data-dir; `make smoke` runs without"
@@ -81,8 +81,8 @@ def load(data_dir: Path, split: Literal["train", "val"]) -> ImageNet:
 def from_folder(folder: Path, split: str) -> ImageNet:
     """Raises BadInput: no class folders, empty ones, other ones than the other split's."""
     root, other = (folder / split).absolute(), (folder / {"train": "val", "val": "train"}[split]).absolute()
-    data = folders.load(root, "ImageNet", sizes=False)
-    theirs = folders.classes_of(other) if other.is_dir() else data.classes
+    data = sorted_by_list(folders.load(root, "ImageNet", sizes=False))
+    theirs = folders.classes_of(other) or {*listed(other).values()} if other.is_dir() else data.classes
     if not (data.classes and theirs):
         raise BadInput(f"ImageNet: {other if data.classes else root} holds images or nothing, no folders of images: {SORT}")
     for name in sorted({*data.classes} ^ {*theirs}):
@@ -96,6 +96,27 @@ def from_folder(folder: Path, split: str) -> ImageNet:
     if other := [name for name in data.classes if name not in official]:
         raise BadInput(f"ImageNet: {root / other[0]} is none of its 1,000 classes, and others are: take away what is no class")
     return ImageNet(data.image, torch.tensor([official[name] for name in data.classes])[data.labels], CLASSES, data.sha256, split)
+
+
+def listed(root: Path) -> dict[str, str]:
+    """Image of a flat validation set -> its class, where LIST lies beside its folder or above it."""
+    for folder in [root, *root.parents[:4]] if root.name == "val" else ():
+        if (path := folder / LIST).exists():
+            with reading("ImageNet", path, "get it again"), path.open(encoding="utf-8", newline="") as file:
+                return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+    return {}
+
+
+def sorted_by_list(data: folders.Folder) -> folders.Folder:
+    """A folder of images alone with the classes of its list. Raises BadInput: an image is not on it."""
+    if data.classes or not (of := listed(data.root)):
+        return data
+    names = [os.fsdecode(path) for path in data.paths]
+    if unknown := [name for name in names if name not in of]:
+        raise BadInput(f"ImageNet: {data.root / unknown[0]} is not in {LIST}: get that again, or take the image away")
+    classes = sorted({of[name] for name in names})
+    place = {name: i for i, name in enumerate(classes)}
+    return dataclasses.replace(data, classes=tuple(classes), labels=torch.tensor([place[of[name]] for name in names]))
 
 
 def numbers(classes: Sequence[str]) -> dict[str, int]:

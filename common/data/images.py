@@ -54,21 +54,6 @@ EIGENVALUES = (0.2175, 0.0188, 0.0045)  # of fb.resnet.torch, and of most who na
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))  # p1, p2, p3 as columns
 
 
-def colour_statistics(images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Of the covariance of all pixels of a set, in units of 255: eigenvalues (3,), the greatest first, and p1, p2, p3 (3, 3).
-
-    images: (..., 3) each, uint8: images of different sizes, or batches of them.
-    """
-    sums, n = torch.zeros(4, 3, dtype=torch.float64), 0
-    for some in images:
-        x = some.reshape(-1, 3).double() / 255
-        sums, n = sums + torch.cat([x.T @ x, x.sum(0)[None]]).cpu(), n + len(x)
-    mean = sums[3] / n
-    values, vectors = torch.linalg.eigh(sums[:3] / n - mean.outer(mean))
-    vectors = vectors * vectors[vectors.abs().argmax(0), [0, 1, 2]].sign()  # of the two of each length the one that points up
-    return values.flip(0).float(), vectors.flip(1).float()
-
-
 def draw_colours(batch_size: int, std: float, values: Tensor, vectors: Tensor, seed: int, step: int) -> Tensor:
     """What to add to the colours of each image of a global batch: [p1, p2, p3] [a1 l1, a2 l2, a3 l3]^T, a ~ N(0, std): (B, 3)."""
     generator = torch.Generator().manual_seed(mix(seed, "colours", step))

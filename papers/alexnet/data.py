@@ -1,6 +1,6 @@
 """What the nets are shown: CIFAR-10 on the device; ILSVRC by worker processes, with its mean image and its colours' components."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.data import cifar, folders, imagenet, standin
-from common.data.images import BILINEAR, colour_statistics, crop, draw_colours, draw_crops, pixels, windows
+from common.data.images import BILINEAR, crop, draw_colours, draw_crops, pixels, windows
 from common.data.kept import kept
 from common.data.order import mix, shuffled
 from common.data.workers import Reader
@@ -187,6 +187,21 @@ class Statistics(NamedTuple):
     mean: Tensor  # (256, 256, 3): "we subtracted the mean activity over the training set from each pixel"
     deviations: Tensor  # (3,): along the principal components of their colours, the greatest first
     components: Tensor  # (3, 3): p1, p2, p3 as columns
+
+
+def colour_statistics(images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Of the covariance of all pixels of a set, in units of 255: eigenvalues (3,), the greatest first, and p1, p2, p3 (3, 3).
+
+    images: (..., 3) each, uint8: images of different sizes, or batches of them.
+    """
+    sums, n = torch.zeros(4, 3, dtype=torch.float64), 0
+    for some in images:
+        x = some.reshape(-1, 3).double() / 255
+        sums, n = sums + torch.cat([x.T @ x, x.sum(0)[None]]).cpu(), n + len(x)
+    mean = sums[3] / n
+    values, vectors = torch.linalg.eigh(sums[:3] / n - mean.outer(mean))
+    vectors = vectors * vectors[vectors.abs().argmax(0), [0, 1, 2]].sign()  # of the two of each length the one that points up
+    return values.flip(0).float(), vectors.flip(1).float()
 
 
 def statistics(run: Run, data: Set) -> Statistics:

@@ -129,7 +129,7 @@ def load(weights: str, folder: Path) -> "tuple[GPT, Tokenizer]":
             check_files(folder, authors, ())
             model = build(from_openai(folder))
         else:
-            check_files(folder, FILES)
+            check_files(folder, FILES[: 1 if (folder / "tokenizer.json").exists() else None])
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             model = build(from_transformers(read(folder, folder)), config.get("n_head", 12))
             check(config, model)

@@ -1,5 +1,6 @@
 """Byte-pair encodings: the official one, and those that are learned from a corpus."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -16,11 +17,15 @@ Texts = Mapping[str, Callable[[], Iterator[str]]]  # split -> its text, in piece
 LEARNED = ("bytes", "characters")
 FILES = ("config.json", "vocab.json", "merges.txt")  # of Hugging Face, beside the weights
 SHARDS, SHAPES = tuple(f"params_{i}.npy" for i in range(10)), "params_shapes.json"  # of the authors
-VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
+VOCABULARIES = (
+    ("vocab.json", "merges.txt"),
+    ("encoder_bpe_40000.json", "vocab_40000.bpe"),
+    ("tokenizer.json",),
+)  # the first is taken
 ADVICE = (
     f"name openai-gpt, OWNER/NAME of the Hugging Face hub, or a folder that holds {', '.join(FILES)} and {' or '.join(TENSORS)}, "
-    f"or the authors' {SHARDS[0]} to {SHARDS[-1]}, {SHAPES}, {' and '.join(VOCABULARIES[1])}; of a vocabulary alone its two files "
-    "are enough"
+    f"or the authors' {SHARDS[0]} to {SHARDS[-1]}, {SHAPES}, {' and '.join(VOCABULARIES[1])}; "
+    "tokenizer.json does for the two files of a vocabulary, and a vocabulary alone is enough where there are no weights"
 )
 
 
@@ -32,7 +37,7 @@ def fetch(weights: str, cache: Path, *, tensors: bool = True) -> Path:
     """
     repository = "openai-community/openai-gpt" if weights == "openai-gpt" and not Path(weights).exists() else weights
     with refused(weights, ADVICE):
-        return folder_of(repository, cache, FILES, TENSORS if tensors else ())
+        return folder_of(repository, cache, (*FILES, "tokenizer.json"), TENSORS if tensors else ())
 
 
 def official(name: str, cache: Path) -> "Tokenizer":
@@ -47,7 +52,7 @@ def official(name: str, cache: Path) -> "Tokenizer":
 
 
 def read(folder: Path) -> "Tokenizer":
-    """The byte-pair encoding of a folder, as transformers' OpenAIGPTTokenizer has it.
+    """The byte-pair encoding of a folder, as transformers' OpenAIGPTTokenizer has it. Of tokenizer.json pieces and merges count.
 
     Raises:
         ValueError: files are missing, or damaged.
@@ -59,7 +64,12 @@ def read(folder: Path) -> "Tokenizer":
     if files is None:
         raise ValueError(f"it has no {', and no '.join(' and '.join(pair) for pair in VOCABULARIES)}")
     try:
-        vocabulary, merges = BPE.read_file(*(str(folder / name) for name in files))
+        if len(files) == 1:
+            model = json.loads((folder / files[0]).read_text(encoding="utf-8"))["model"]
+            vocabulary = model["vocab"]
+            merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
+        else:
+            vocabulary, merges = BPE.read_file(*(str(folder / name) for name in files))
         if "<unk>" not in vocabulary or sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise ValueError("no <unk>, or not all numbers from 0 on")
         tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token="<unk>", continuing_subword_prefix="", end_of_word_suffix="</w>"))

@@ -110,6 +110,22 @@ def test_some_of_the_official_classes_keep_their_numbers(tmp_path):
     assert data.labels.tolist() == [2, 990, 999] and data.classes == 1000
 
 
+def test_a_flat_validation_set_with_kaggles_list(tmp_path):
+    wanted = named(tmp_path / "plain", "n02099601", "n01440764")  # two classes, one image of each in val
+    rows, val = ["ImageId,PredictionString"], tmp_path / "plain/val"
+    for i, path in enumerate(sorted(val.glob("*/*"))):
+        rows.append(f"ILSVRC2012_val_{i},{path.parent.name} 1 2 3 4 {path.parent.name} 5 6 7 8")
+        path.rename(val / f"ILSVRC2012_val_{i}.JPEG")
+        path.parent.rmdir()
+    assert "LOC_val_solution.csv beside it or above it does as well" in refused(imagenet.load, tmp_path / "plain", "val")
+    (tmp_path / "plain/LOC_val_solution.csv").write_text("\n".join([*rows, ""]))
+    data = imagenet.load(tmp_path / "plain", "val")
+    assert data.labels.tolist() == wanted.labels.tolist() and data.classes == 1000 and 207 in data.labels
+    imagenet.load(tmp_path / "plain", "train")
+    (val / "other.JPEG").write_bytes((val / "ILSVRC2012_val_0.JPEG").read_bytes())
+    assert "other.JPEG is not in LOC_val_solution.csv" in refused(imagenet.load, tmp_path / "plain", "val")
+
+
 def test_own_classes_are_numbered_by_name_and_that_is_said(tmp_path, capfd):
     data = named(tmp_path, "cat", "ant", "n00000001")
     assert data.labels.tolist() == [0, 1, 2] and data.classes == 3
@@ -232,7 +248,7 @@ FOLDERS = {  # what happens to the folder -> which split is asked for, and what 
 def test_bad_folders(change, split, reason, folder, tmp_path):
     change(folder)
     message = refused(imagenet.load, tmp_path, split)
-    assert reason.format(folder) in message and ("valprep.sh" in message or "unpack it" in message)
+    assert reason.format(folder) in message and ("LOC_val_solution.csv" in message or "unpack it" in message)
 
 
 def test_nothing_there(tmp_path):

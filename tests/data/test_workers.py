@@ -202,6 +202,25 @@ def test_a_signal_to_the_whole_group(signum, tmp_path):
     assert "goes on from there" in run.output() and "Traceback" not in run.output() and "Warning" not in run.output()
 
 
+def test_a_signal_ends_a_wait_for_what_never_comes(tmp_path, monkeypatch):
+    order = permuted(SAMPLES, 0, 0, 48).tolist()
+    last = max(range(SAMPLES), key=order.index)  # the sample that comes last
+    run = Started(tmp_path / "log", "tests.hanging", "smoke", "--out", tmp_path, "--hangs", last)
+    until(lambda: reached(tmp_path, 2), 20)
+    mine = children(run.process.pid)
+    time.sleep(1)
+    run.kill(signal.SIGTERM)
+    assert run.wait(20) == 143 and "checkpoint of step 2 kept; the same command goes on" in run.output(), run.output()
+    assert not alive(mine) and "Traceback" not in run.output()
+
+
+def test_a_wait_has_an_end(tmp_path):
+    run = Started(
+        tmp_path / "log", "tests.hanging", "smoke", "--out", tmp_path, "--hangs", permuted(SAMPLES, 0, 0, 1).item(), "--seconds", 0
+    )
+    assert run.wait(30) == 1 and "error: no batch of data came for 0 min: is its file system there?" in run.output()
+
+
 def test_a_bad_file_is_told_by_the_process_that_met_it(tmp_path):
     order = permuted(SAMPLES, 0, 0, 4).tolist()
     runs = processes(2, tmp_path / "log", LOADING, "smoke", "--out", tmp_path, "--bad", order[3])  # rank 1's
