@@ -57,6 +57,15 @@ class ImageNet:
         """As many images and classes as the official split has."""
         return len(self) == SIZES[self.split] and self.classes == CLASSES
 
+    def told_apart(self, outputs: int) -> "ImageNet":
+        """As a net of so many numbers the classes: as here, or those there are in their order. Raises BadInput: it has others."""
+        there, places = self.labels.unique(return_inverse=True)
+        if outputs == len(there) < self.classes:
+            return dataclasses.replace(self, labels=places, classes=outputs)
+        if outputs < self.classes or (self.classes == CLASSES and outputs > CLASSES):
+            raise BadInput(f"ImageNet: {len(there):,} classes are there, and these weights have {outputs:,} outputs: name others")
+        return self
+
 
 def load(data_dir: Path, split: Literal["train", "val"]) -> ImageNet:
     """A split from data_dir/imagenet, data_dir/imagenet-1k or data_dir, the first that holds its folder or its shards.

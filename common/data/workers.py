@@ -6,6 +6,7 @@ changes a batch.
 
 import ctypes
 import mmap
+import multiprocessing
 import os
 import re
 import signal
@@ -56,6 +57,7 @@ class Reader:
         handler = signal.getsignal(signal.SIGCHLD)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until a worker has its own handlers
         try:
+            multiprocessing.Lock()  # lies in /dev/shm, as what a loader makes, which leaves a traceback behind where it cannot
             iter(self.loader)
         except OSError as error:
             raise lost(error) from error

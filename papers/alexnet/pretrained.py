@@ -24,7 +24,7 @@ from common.data import imagenet
 from common.data.images import windows
 from common.run import Run
 from common.weights import filled, fingerprint, folder_of, refused, renamed
-from papers.alexnet.data import SIDE, load, statistics, validation
+from papers.alexnet.data import CLASSES, SIDE, load, statistics, validation
 from papers.alexnet.model import AlexNet, ResponseNorm
 from papers.alexnet.train import evaluate
 
@@ -115,11 +115,10 @@ def loaded(weights: str, cache: Path) -> AlexNet:
 
 def main(run: Run[Weights]) -> dict[str, float]:
     config, folder = run.config, run.data_dir / "weights"
+    test = imagenet.load(run.data_dir, "val").told_apart(CLASSES)
     if config.mean_image:
-        train, test = load(run.data_dir, 2012)
-        means = windows(statistics(run, train).mean, 0, CROP)
+        means = windows(statistics(run, load(run.data_dir, 2012)[0]).mean, 0, CROP)
     else:
-        test = imagenet.load(run.data_dir, "val")
         means = torch.tensor(MEAN)[:, None, None].expand(SIDE - CROP + 1, SIDE - CROP + 1, 3, 1, 1)
     tests = validation(run, test, means.to(run.device), CROP)
     if run.processes > 1:

@@ -137,10 +137,11 @@ def load(weights: str, cache: Path) -> ResNet:
 def main(run: Run[Weights]) -> dict[str, float]:
     config, folder = run.config, run.data_dir / "weights"
     data = imagenet.load(run.data_dir, "val")
-    tests = validation(run, data, config.crop, scale=255 * torch.tensor(STD, device=run.device))
     if run.processes > 1:
         run.on_main(lambda: load(config.weights, folder) and None)  # downloads, once
     model = load(config.weights, folder)
+    data = data.told_apart(model.fc.out_features)
+    tests = validation(run, data, config.crop, scale=255 * torch.tensor(STD, device=run.device))
     run.describe_data(
         name="imagenet", train=0, test=len(data), test_sha256=data.sha256, stand_in=not data.official,
         weights_sha256=fingerprint(model),

@@ -207,6 +207,7 @@ def main(run: Run[Weights]) -> dict[str, float]:
     if run.processes > 1:
         run.on_main(lambda: load(config.weights, folder) and None)  # downloads, once
     model, authors = load(config.weights, folder)
+    data = data.told_apart(model.fc8.out_features)
     run.describe_data(
         name="imagenet", train=0, test=len(data), test_sha256=data.sha256, stand_in=not data.official,
         weights_sha256=fingerprint(model),

@@ -22,7 +22,6 @@ from common.command import evaluate_weights
 from common.data import imagenet
 from common.data.fetch import download
 from common.data.images import MEAN, STD
-from common.errors import BadInput
 from common.run import Run
 from common.weights import filled, fingerprint, read, refused
 from papers.vit.evaluation import Look, evaluate, validation
@@ -317,10 +316,7 @@ def main(run: Run[Weights]) -> dict[str, float]:
     if run.processes > 1:
         run.on_main(lambda: load(config.weights, folder) and None)  # downloads, once
     model = load(config.weights, folder)
-    if (classes := getattr(model.head, "out_features", 0)) < data.classes:
-        raise BadInput(
-            f"{config.weights}: its head has {classes:,} outputs, and ImageNet {data.classes:,} classes: name fine-tuned ones"
-        )
+    data = data.told_apart(getattr(model.head, "out_features", 0))
     run.describe_data(
         name="imagenet", train=0, test=len(data), test_sha256=data.sha256, stand_in=not data.official,
         weights_sha256=fingerprint(model),

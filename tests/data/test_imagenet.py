@@ -110,6 +110,18 @@ def test_some_of_the_official_classes_keep_their_numbers(tmp_path):
     assert data.labels.tolist() == [2, 990, 999] and data.classes == 1000
 
 
+def test_a_net_tells_apart_what_is_there_or_is_refused(tmp_path):
+    data = named(tmp_path / "official", "n15075141", "n01484850", "n12768682")
+    assert data.told_apart(1000) is data
+    own = data.told_apart(3)
+    assert own.labels.tolist() == [0, 1, 2] and own.classes == 3 and own.image is data.image
+    for other in (10, 21843):
+        assert f"3 classes are there, and these weights have {other:,} outputs" in refused(data.told_apart, other)
+    data = named(tmp_path / "own", "cat", "dog")
+    assert data.told_apart(2) is data and data.told_apart(1000) is data, "as a run of ours on this folder has learned them"
+    assert "2 classes are there, and these weights have 1 outputs" in refused(data.told_apart, 1)
+
+
 def test_a_flat_validation_set_with_kaggles_list(tmp_path):
     wanted = named(tmp_path / "plain", "n02099601", "n01440764")  # two classes, one image of each in val
     rows, val = ["ImageId,PredictionString"], tmp_path / "plain/val"

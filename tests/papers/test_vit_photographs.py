@@ -156,7 +156,7 @@ def test_timms_weights_with_timms_preprocessing(evaluated, data_dir, tmp_path):
     assert made["kind"] == "weights" and made["data"]["test"] == VALIDATION and len(made["data"]["weights_sha256"]) == 64
     torch.save(random_timm(2).state_dict(), path)
     code, errors, _ = evaluated(path, "--restart")
-    assert code == 2 and "its head has 2 outputs, and ImageNet 3 classes" in errors[0]
+    assert code == 2 and "ImageNet: 3 classes are there, and these weights have 2 outputs" in errors[0]
 
 
 def test_official_files_see_whole_images(evaluated, data_dir, tmp_path):
