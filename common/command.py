@@ -156,7 +156,8 @@ def print_result(run: Run) -> None:
     """The table of the run: claim, paper, ours, verdict."""
     record, claims = run.finished, run.experiment.claims
     changed = differences(config_dict(run.experiment.config), run.config)
-    verdicts = ["changed recipe" if changed else said(c, verdict(run.experiment, c, [record])) for c in claims]
+    other = "changed recipe" if changed else "other data" if record["data"]["stand_in"] else ""
+    verdicts = [other or said(c, verdict(run.experiment, c, [record])) for c in claims]
     rows = [["claim", "paper", "ours", "verdict"]]
     rows += [[label(c), paper_value(c), number(measured(c, record)), v] for c, v in zip(claims, verdicts, strict=True)]
     rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {label(c) for c in claims}]
@@ -166,10 +167,12 @@ def print_result(run: Run) -> None:
         run.say("this run was made with other code than is here now; --restart runs it again")
     if changed:
         run.say(f"not the published recipe: {', '.join(changed)}")
+    if claims and record["data"]["stand_in"]:
+        run.say("not the paper's data: {name}, {train} to train on, {test} to test".format(**record["data"]))
     for path in sorted((run.dir / "figures").glob("*.png")):
         run.say(f"figure  {path}")
     run.say(f"record  {run.dir / 'result.json'}")
     end = f"kind {run.experiment.kind}"
     if claims and run.experiment.kind == "paper":
-        end = f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced"
+        end = other or f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced"
     run.say(f"{run.paper} {run.name} seed {run.seed}: {end}, in {duration(record['wall_s'])}")

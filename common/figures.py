@@ -16,7 +16,7 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float], str]], le
     Args:
         lines: label -> (x, y, matplotlib's style); what is not solid is drawn thin.
         levels: label -> where a line lies from edge to edge; the label stands beside the axes, where no curve is.
-        axes: what matplotlib's `Axes.set` takes.
+        axes: what matplotlib's `Axes.set` takes; where a line ends below `ylim`, that goes down to it.
     """
     from matplotlib.figure import Figure
 
@@ -26,6 +26,8 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float], str]], le
     for label, y in levels.items():
         picture.axhline(y, color="black", linewidth=0.8, linestyle=":")
         picture.text(1.01, y, label, fontsize="x-small", va="center", transform=picture.get_yaxis_transform())
+    if "ylim" in axes and (ends := [y[-1] for _, y, _ in lines.values() if len(y)]):
+        axes["ylim"] = (min(axes["ylim"][0], *ends), axes["ylim"][1])
     picture.set(**axes)
     picture.legend(fontsize="small")
     return figure

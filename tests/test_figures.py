@@ -17,6 +17,8 @@ def test_curves_beside_the_papers_values():
     assert train.get_linewidth() < test.get_linewidth()
     assert axes.get_ylim() == (2, 7) and (axes.get_xlabel(), axes.get_title()) == ("updates", "a run")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train", "test"]
+    below = figures.curves(lines | {"better": ([1, 3], [4.0, 0.5], "-")}, {}, ylim=(2, 7)).axes[0]
+    assert below.get_ylim() == (0.5, 7), "what ends below is not cut off"
     figure.draw_without_rendering()
     (label,) = axes.texts
     assert label.get_text() == "paper 2.9" and label.get_window_extent().x0 > axes.get_window_extent().x1

@@ -63,7 +63,7 @@ class ImageNet:
         if outputs == len(there) < self.classes:
             return dataclasses.replace(self, labels=places, classes=outputs)
         if outputs < self.classes or (self.classes == CLASSES and outputs > CLASSES):
-            raise BadInput(f"ImageNet: {len(there):,} classes are there, and these weights have {outputs:,} outputs: name others")
+            raise BadInput(f"ImageNet: {len(there):,} classes are there, and {outputs:,} outputs: other weights, or --classes")
         return self
 
 

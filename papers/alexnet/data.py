@@ -105,7 +105,7 @@ def views(crops: Tensor, mean: Tensor, kind: str) -> Tensor:
 def ilsvrc(run: Run) -> Data:
     """ILSVRC: workers decode and resize; crops, flips, colours and the mean image are taken on the device (Sec. 2, 4.1)."""
     config, B = run.config, run.config.batch_size
-    data, test = load(run.data_dir, config.year)
+    data, test = load(run.data_dir, config.year, config.classes)
     run.describe_data(
         name=f"ilsvrc-{config.year}", sha256=data.sha256, test_sha256=test.sha256, train=len(data.labels), test=len(test.labels),
         stand_in=not (data.official and test.official),
@@ -154,7 +154,7 @@ class Set(NamedTuple):
     official: bool  # as many images and classes as the official split has
 
 
-def load(data_dir: Path, year: Literal[2010, 2012]) -> tuple[Set, Set]:
+def load(data_dir: Path, year: Literal[2010, 2012], outputs: int = CLASSES) -> tuple[Set, Set]:
     """The training set and the one that the paper tests on: of 2012 the validation set, of 2010 the test set.
 
     Raises:
@@ -163,13 +163,13 @@ def load(data_dir: Path, year: Literal[2010, 2012]) -> tuple[Set, Set]:
     sets, names = [], ("train", "val") if year == 2012 else ("train", "test")
     for name in names:
         if year == 2012:
-            data = imagenet.load(data_dir, name)
+            data = imagenet.load(data_dir, name).told_apart(outputs)
             classes, official = data.classes, data.official
         else:
             data = folders.load(data_dir / "imagenet-2010" / name, "ILSVRC-2010")
             classes, official = len(data.classes), (len(data), len(data.classes)) == (IN_2010[name], CLASSES)
-        if not 0 < classes <= CLASSES:
-            raise BadInput(f"ILSVRC-{year}: {classes:,} classes in {data_dir}: {name} needs a folder for each, {CLASSES:,} at most")
+        if not 0 < classes <= outputs:
+            raise BadInput(f"ILSVRC-{year}: {classes:,} classes in {data_dir}: {name} needs a folder for each, {outputs:,} at most")
         sets.append(Set(data.image, data.labels, data.sha256, official))
     return sets[0], sets[1]
 

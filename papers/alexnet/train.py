@@ -74,12 +74,14 @@ class ImageNet(Config):
     """Standard deviation of the random colours, in those of the training set's principal components (Sec. 4.1)."""
     dropout: float = 0.5
     """Of the hidden fully-connected layers (Sec. 4.2)."""
+    classes: int = 1000
+    """Outputs: those of ILSVRC, or as many as there are folders of one's own."""
     narrow: int = 1
     """Kernels and units are divided by it, for tests."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one(self, "narrow")
+        at_least_one(self, "narrow", "classes")
         fraction(self, "dropout")
         if self.narrow not in (1, 2, 4, 8, 16):
             raise ValueError(f"--narrow must be 1, 2, 4, 8 or 16, got {self.narrow}")
@@ -99,7 +101,7 @@ class ImageNet(Config):
             "none": lambda towers: nn.Identity(),
         }[self.norm]  # fmt: skip
         kernels = (48, 128, 192, 192, 256, 4096) if self.net == "half" else (96, 256, 384, 384, 256, 4096)
-        more = {"widths": tuple(n // self.narrow for n in kernels), "dropout": self.dropout}
+        more = {"widths": tuple(n // self.narrow for n in kernels), "dropout": self.dropout, "classes": self.classes}
         if self.authors:
             return {"": nets.AuthorsNet(**more)}
         pool = None if self.overlap else nn.MaxPool2d(2, 2)

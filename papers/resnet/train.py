@@ -41,7 +41,6 @@ from common.data.images import (
 )  # fmt: skip
 from common.data.order import shuffled
 from common.data.workers import Reader
-from common.errors import BadInput
 from common.options import at_least_one, fraction, positive
 from common.run import Run
 from papers.resnet.model import CifarResNet, plain18, plain34, resnet18, resnet34, resnet50, resnet101, resnet152
@@ -97,10 +96,12 @@ class ImageNet(Config):
     """Pixels that the net sees; testing has shorter sides of 8/7 of it."""
     colour: float = 0.1
     """Standard deviation of AlexNet's random colours, in eigenvalues."""
+    classes: int = 1000
+    """Outputs: those of ImageNet, or as many as there are folders of one's own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one(self, "crop")
+        at_least_one(self, "crop", "classes")
         if self.depth not in DEPTHS or (self.option == "plain" and self.depth > 34):
             raise ValueError(f"no {self.option} net of --depth {self.depth} in Table 1: 18, 34, 50, 101, 152, and plain 18, 34")
         if not self.crop <= self.sides[0] <= self.sides[1]:
@@ -110,8 +111,8 @@ class ImageNet(Config):
 
     def network(self) -> nn.Module:
         if self.option == "plain":
-            return {18: plain18, 34: plain34}[self.depth]()
-        return DEPTHS[self.depth](self.option)
+            return {18: plain18, 34: plain34}[self.depth](classes=self.classes)
+        return DEPTHS[self.depth](self.option, classes=self.classes)
 
 
 DEPTHS = {18: resnet18, 34: resnet34, 50: resnet50, 101: resnet101, 152: resnet152}
@@ -239,9 +240,7 @@ def cifar10(run: Run[Cifar]) -> Data:
 def imagenet_2012(run: Run[ImageNet]) -> Data:
     """ImageNet (Sec. 3.4): workers decode, resize, crop and flip; colours and the mean are taken on the device."""
     config, B, mean = run.config, run.config.batch_size, 255 * torch.tensor(MEAN, device=run.device)
-    test, data = (imagenet.load(run.data_dir, split) for split in ("val", "train"))
-    if data.classes > 1000:
-        raise BadInput(f"ImageNet: {data.classes:,} classes in {run.data_dir}, and the nets of Table 1 have 1,000 outputs")
+    test, data = (imagenet.load(run.data_dir, split).told_apart(run.config.classes) for split in ("val", "train"))
     run.describe_data(
         name="imagenet", sha256=data.sha256, test_sha256=test.sha256, train=len(data), test=len(test),
         stand_in=not (data.official and test.official),

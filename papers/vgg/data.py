@@ -23,7 +23,6 @@ from common.data.images import (
     windows,
 )  # fmt: skip
 from common.data.workers import Reader
-from common.errors import BadInput
 from common.run import Run
 
 PAD = 4  # of CIFAR-10, as in ResNet's recipe
@@ -90,9 +89,7 @@ def imagenet_2012(run: Run, start: dict[str, str]) -> Data:
     start: what the record says of the weights that the net begins with.
     """
     config, B, mean = run.config, run.config.batch_size, 255 * torch.tensor(MEAN, device=run.device)
-    test, data = (imagenet.load(run.data_dir, split) for split in ("val", "train"))
-    if data.classes > 1000:
-        raise BadInput(f"ImageNet: {data.classes:,} classes in {run.data_dir}, and the nets of Table 1 have 1,000 outputs")
+    test, data = (imagenet.load(run.data_dir, split).told_apart(run.config.classes) for split in ("val", "train"))
     run.describe_data(
         name="imagenet", sha256=data.sha256, test_sha256=test.sha256, train=len(data), test=len(test),
         stand_in=not (data.official and test.official), **start,

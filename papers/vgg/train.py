@@ -94,6 +94,8 @@ class ImageNet(Config):
     """Test with 150 crops as well (Table 5)."""
     crop: int = 224
     """Pixels that the net sees in training."""
+    classes: int = 1000
+    """Outputs: those of ImageNet, or as many as there are folders of one's own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +107,8 @@ class ImageNet(Config):
             raise ValueError(f"--test-sides must be --crop {self.crop} or above, got {self.test_sides}")
 
     def networks(self) -> dict[str, VGG]:
-        return {"": self.net(self.configuration, units=4096 // self.narrow, side=self.crop // 32, start=self.start)}
+        more = {"units": 4096 // self.narrow, "side": self.crop // 32, "classes": self.classes, "start": self.start}
+        return {"": self.net(self.configuration, **more)}
 
     @property
     def kinds(self) -> tuple[str, ...]:

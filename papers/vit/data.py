@@ -178,8 +178,8 @@ def photographs(run: Run, about: dict[str, Any]) -> Data:
     if config.held_out:
         last, train = split(len(data.labels), DEV[config.data])
         test = Set(lambda i: data.image(int(last[i])), data.labels[last], data.sha256, data.official)
-    if (classes := int(data.labels.max()) + 1) > CLASSES[config.data]:
-        raise BadInput(f"{config.data}: {classes:,} classes in {run.data_dir}, and the head has {CLASSES[config.data]:,} outputs")
+    if (classes := int(data.labels.max()) + 1) > config.outputs:
+        raise BadInput(f"{config.data}: {classes:,} classes in {run.data_dir}, and the head has {config.outputs:,} outputs")
     run.describe_data(
         name=config.data + f", held out: {len(test.labels):,} of the training images" * config.held_out, sha256=data.sha256,
         test_sha256=test.sha256, train=len(train), test=len(test.labels), stand_in=not (data.official and test.official),
@@ -201,7 +201,7 @@ def photographs(run: Run, about: dict[str, Any]) -> Data:
 
 
 def imagenet_sets(run: Run) -> tuple[Set, Set]:
-    sets = [imagenet.load(run.data_dir, split) for split in ("train", "val")]
+    sets = [imagenet.load(run.data_dir, split).told_apart(run.config.outputs) for split in ("train", "val")]
     return tuple(Set(data.image, data.labels, data.sha256, data.official) for data in sets)
 
 

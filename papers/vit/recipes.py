@@ -54,6 +54,10 @@ class Config:
         """Of the training images, that this net learns from."""
         return 1.0
 
+    @property
+    def outputs(self) -> int:
+        return sets.CLASSES[self.data]
+
 
 @dataclass(frozen=True)
 class Finetuning(Config):
@@ -74,6 +78,8 @@ class Finetuning(Config):
     image: int = 384
     """Side of the images, for which the positions are resampled (Sec. 3.2)."""
     momentum: float = 0.9
+    classes: int = 0
+    """Of one's own folders in ImageNet's place; 0: the set's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,8 +89,12 @@ class Finetuning(Config):
     def networks(self, run: Run) -> Networks:
         width = {"b": (768, 12), "l": (1024, 24), "h": (1280, 32)}
         expected = None if self.net == "any" else (int(self.net[1:]), *width[self.net[0]])
-        net, about = starting_point(run, expected, sets.CLASSES[self.data])
+        net, about = starting_point(run, expected, self.outputs)
         return {"": net}, about
+
+    @property
+    def outputs(self) -> int:
+        return self.classes or super().outputs
 
     def optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(net.parameters(), self.lr, momentum=self.momentum, fused=True)

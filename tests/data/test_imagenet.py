@@ -116,10 +116,10 @@ def test_a_net_tells_apart_what_is_there_or_is_refused(tmp_path):
     own = data.told_apart(3)
     assert own.labels.tolist() == [0, 1, 2] and own.classes == 3 and own.image is data.image
     for other in (10, 21843):
-        assert f"3 classes are there, and these weights have {other:,} outputs" in refused(data.told_apart, other)
+        assert f"3 classes are there, and {other:,} outputs" in refused(data.told_apart, other)
     data = named(tmp_path / "own", "cat", "dog")
     assert data.told_apart(2) is data and data.told_apart(1000) is data, "as a run of ours on this folder has learned them"
-    assert "2 classes are there, and these weights have 1 outputs" in refused(data.told_apart, 1)
+    assert "2 classes are there, and 1 outputs" in refused(data.told_apart, 1)
 
 
 def test_a_flat_validation_set_with_kaggles_list(tmp_path):

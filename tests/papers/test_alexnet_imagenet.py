@@ -120,6 +120,15 @@ def test_training_stops_and_resumes(data_dir, tmp_path):
     assert record(straight)["metrics"] == record(stopped)["metrics"]
 
 
+def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path):
+    flags = ["imagenet-2012", *SMALL, "--data-dir", data_dir, "--out", tmp_path]
+    code, output = here(TRAIN, *flags, "--classes", 3)
+    assert code == 0 and "not the paper's data: " in output, output
+    assert newest(tmp_path / "alexnet/imagenet-2012/seed0")["objects"]["model"]["fc8.bias"].shape == (3,)
+    code, output = here(TRAIN, *flags, "--classes", 2, "--restart")
+    assert code == 2 and "3 classes are there, and 2 outputs: other weights, or --classes" in output
+
+
 def test_too_many_classes(data_dir, tmp_path):
     root = tmp_path / "imagenet-2010"
     for i in range(1001):

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from common.provenance import ROOT
-from tests.start import Started, finish, newest, processes, record, rows, until
+from tests.start import Started, finish, here, newest, processes, record, rows, until
 from tests.test_commands import clean
 
 TRAIN, PRETRAINED = "papers.resnet.train", "papers.resnet.pretrained"
@@ -50,6 +50,7 @@ def test_training_stops_and_resumes(data_dir, tmp_path):
     run = Started(tmp_path / "log", TRAIN, *flags, tmp_path / "stopped")
     finish([run])
     assert "from step " in run.output()
+    assert f"not the paper's data: imagenet, 24 to train on, {VALIDATION} to test" in run.output()
     assert rows(stopped) == rows(straight) and len(rows(straight)) == STEPS / 2 + 1, "an early line besides"
     for name, weight in newest(straight)["objects"]["model"].items():
         assert torch.equal(newest(stopped)["objects"]["model"][name], weight)
@@ -58,6 +59,15 @@ def test_training_stops_and_resumes(data_dir, tmp_path):
     assert metrics == record(stopped)["metrics"]
     assert metrics.keys() == {f"top{k}_error_{views}" for k in (1, 5) for views in ("1crop", "10crop", "multiscale")}
     assert all(error * VALIDATION / 100 == pytest.approx(round(error * VALIDATION / 100)) for error in metrics.values())
+
+
+def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path):
+    flags = ["imagenet-resnet18", *SMALL, "--steps", 2, "--data-dir", data_dir, "--out", tmp_path]
+    code, output = here(TRAIN, *flags, "--classes", 3)
+    assert code == 0 and "not the paper's data: " in output, output
+    assert newest(tmp_path / "resnet/imagenet-resnet18/seed0")["objects"]["model"]["fc.bias"].shape == (3,)
+    code, output = here(TRAIN, *flags, "--classes", 2, "--restart")
+    assert code == 2 and "3 classes are there, and 2 outputs: other weights, or --classes" in output
 
 
 @pytest.mark.slow

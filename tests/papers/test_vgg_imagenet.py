@@ -126,6 +126,15 @@ def test_runs_that_cannot_be_started_from(fault, data_dir, a, tmp_path):
 # Weights.
 
 
+def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path):
+    flags = ["imagenet-a", *SMALL, "--steps", 2, "--drops", 1, "--data-dir", data_dir, "--out", tmp_path]
+    code, output = here(TRAIN, *flags, "--classes", 3)
+    assert code == 0 and "not the paper's data: " in output, output
+    assert newest(tmp_path / "vgg/imagenet-a/seed0")["objects"]["model"]["fc8.bias"].shape == (3,)
+    code, output = here(TRAIN, *flags, "--classes", 2, "--restart")
+    assert code == 2 and "3 classes are there, and 2 outputs: other weights, or --classes" in output
+
+
 class Small(torchvision.models.VGG):
     """torchvision's VGG-11 with an eighth of the maps."""
 

@@ -56,6 +56,25 @@ def validation(data_dir):
 
 
 @pytest.mark.slow
+def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path):
+    flags = [
+        "finetune-imagenet-b16",
+        *FLAGS,
+        "--weights",
+        official(tmp_path / "ViT.npz", classes=21),
+        "--data-dir",
+        data_dir,
+        "--out",
+        tmp_path,
+    ]
+    code, output = here(SCRIPT, *flags, "--classes", 3)
+    assert code == 0 and "not the paper's data: " in output, output
+    assert newest(tmp_path / "vit/finetune-imagenet-b16/seed0")["objects"]["model"]["head.bias"].shape == (3,)
+    code, output = here(SCRIPT, *flags, "--classes", 2, "--restart")
+    assert code == 2 and "3 classes are there, and 2 outputs: other weights, or --classes" in output
+
+
+@pytest.mark.slow
 def test_finetuning_on_imagenet(data_dir, tmp_path):
     """Workers crop and resize; the dev split is apart from what is learned; the record says that this is not ImageNet."""
     path = official(tmp_path / "ViT.npz", classes=21)
@@ -156,7 +175,7 @@ def test_timms_weights_with_timms_preprocessing(evaluated, data_dir, tmp_path):
     assert made["kind"] == "weights" and made["data"]["test"] == VALIDATION and len(made["data"]["weights_sha256"]) == 64
     torch.save(random_timm(2).state_dict(), path)
     code, errors, _ = evaluated(path, "--restart")
-    assert code == 2 and "ImageNet: 3 classes are there, and these weights have 2 outputs" in errors[0]
+    assert code == 2 and "ImageNet: 3 classes are there, and 2 outputs" in errors[0]
 
 
 def test_official_files_see_whole_images(evaluated, data_dir, tmp_path):
