@@ -1,5 +1,6 @@
 """One run's directory, OUT/<paper>/<experiment>/seed<N>: its lock, what the run is (config.json), its two newest checkpoints."""
 
+import dataclasses
 import fcntl
 import io
 import json
@@ -135,6 +136,37 @@ def load(directory: Path, identity: dict[str, Any], say: Callable[[str], None] =
     if paths:
         raise BadInput(f"no checkpoint in {directory / 'checkpoint'} can be read: move them away, or start over with --restart")
     return None
+
+
+def learned(
+    folder: Path, paper: str, *configs: type, ended: bool = False, say: Callable[[str], None] = print
+) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """(config.json, its hyper-parameters, the newest checkpoint's objects) of a run, for who uses what it has learned.
+
+    configs: the classes that such runs have, of which the first that knows all of a run's hyper-parameters is its; none: a dict.
+    ended: it has to be finished.
+
+    Raises:
+        BadInput: it is no folder of such a run, has not ended, has no checkpoint, or only damaged ones.
+    """
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items() if not k.startswith("--")}
+        kinds = [c for c in configs if values.keys() <= {f.name for f in dataclasses.fields(c)}] if configs else [dict]
+        if about["paper"] != paper or not kinds:
+            raise ValueError(f"it holds {about['paper']}/{about['experiment']}")
+        config, identity = kinds[0](**values), {key: about[key] for key in ("paper", "experiment", "seed")}
+        if ended and not (folder / "result.json").exists():
+            raise BadInput(f"the run in {folder} has not ended: start it again, and wait for it")
+        last = json.loads((folder / "result.json").read_text(encoding="utf-8"))["steps"] if ended else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise BadInput(f"{folder} is no folder of a run that will do ({reason}): name OUT/{paper}/EXPERIMENT/SEED") from error
+    state = load(folder, identity, say)
+    if state is None or (ended and state["step"] != last):
+        lacks = "has lost its last checkpoint: make it anew" if ended else "has no checkpoint yet: wait for its first"
+        raise BadInput(f"{folder} {lacks}, or name another run")
+    return about, config, state["objects"]
 
 
 def restore(directory: Path, saved: dict[str, Any], objects: dict[str, Any]) -> None:

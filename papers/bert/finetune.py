@@ -1,7 +1,6 @@
 """Sec. 3.2 and 4.1: the network learns a task of GLUE. The experiments are in train.py."""
 
 import copy
-import dataclasses
 import functools
 import json
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from common import directory
 from common.data import standin
 from common.data.glue import write_submission
 from common.data.order import shuffled
-from common.errors import BadInput
 from common.options import at_least_one, fraction, positive
 from common.run import Run
-from common.weights import fingerprint
+from common.weights import fingerprint, refused
 from papers.bert import pretrained, tasks, vocabulary
 from papers.bert.adam import Adam, adamw
 from papers.bert.model import Bert, Classifier, Pretraining, rate
@@ -178,23 +176,14 @@ def source(run: Run[Any]) -> "tuple[Bert, Tokenizer, dict[str, Any]]":
 
 def from_run(folder: Path, dropout: float, say: Any) -> "tuple[Bert, Tokenizer, dict[str, Any]]":
     """The encoder of a finished run of pre-training. Raises BadInput: it is none, not finished, or damaged."""
-    if not (folder / "result.json").exists():
-        raise BadInput(f"the run in {folder} has not ended: start it again, and wait for it")
-    try:
-        record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        identity = {name: record[name] for name in ("paper", "experiment", "seed")}
-        if record["paper"] != "bert" or {field.name for field in dataclasses.fields(Pretrain)} != record["config"].keys():
-            raise BadInput(f"{folder} holds {record['paper']}/{record['experiment']}, no pre-training of bert: name another")
-        state, config = directory.load(folder, identity, say), record["config"]
+    about, config, learned = directory.learned(folder, "bert", Pretrain, ended=True, say=say)
+    with refused(str(folder), "make it anew, or name another with --weights"):
         numbers = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         tokenizer = vocabulary.word_pieces(numbers["pieces"], numbers["lower"])
-        sizes = {"L": config["layers"], "D": config["width"], "h": config["heads"], "positions": config["context"]}
+        sizes = {"L": config.layers, "D": config.width, "h": config.heads, "positions": config.context}
         model = Pretraining(Bert(tokenizer.get_vocab_size(), dropout=dropout, **sizes))
-        model.load_state_dict(state["objects"]["model"])
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{folder} is damaged ({type(error).__name__}: {reason}): make it anew, or name another") from error
-    about = f"{record['experiment']}, seed {record['seed']}, commit {record['commit']}"
+        model.load_state_dict(learned["model"])
+    about = f"{about['experiment']}, seed {about['seed']}, commit {about['commit']}"
     return model.bert, tokenizer, {"weights": about, "weights_sha256": fingerprint(model.bert)}
 
 

@@ -5,10 +5,9 @@
 Samples are whole batches of 128, whose own statistics batch norm takes, and follow from the seed. It takes seconds.
 """
 
-import json
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +18,8 @@ from torch.nn.functional import one_hot
 from common import directory, figures
 from common.data.order import mix
 from common.errors import BadInput
-from papers.dcgan.train import EXPERIMENTS, Mnist, networks
-from papers.dcgan.unlabelled import NETWORKS
+from papers.dcgan.train import Mnist, networks
+from papers.dcgan.unlabelled import NETWORKS, Images
 
 BATCH = 128
 
@@ -47,20 +46,10 @@ def drawn(folder: Path, n: int, seed: int) -> Tensor:
     Raises:
         BadInput: it is no folder of a run, or has no checkpoint.
     """
-    try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        like = EXPERIMENTS[about["experiment"]].config
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder} is no folder of a run of papers.dcgan.train: name one, as runs/dcgan/mnist/seed0") from error
-    names = {field.name for field in fields(like)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items() if k in names}
-    config = type(like)(**values)
-    state = directory.load(folder, {name: about[name] for name in ("paper", "experiment", "seed")})
-    if state is None:
-        raise BadInput(f"{folder} has no checkpoint yet: wait for its first, or name another run")
+    _, config, learned = directory.learned(folder, "dcgan", Mnist, Images)
     digits = isinstance(config, Mnist)
     net, _ = networks(config) if digits else NETWORKS[config.data](config.Z, config.width)
-    directory.restore(folder, {"generator": state["objects"]["generator"]}, {"generator": net})
+    directory.restore(folder, {"generator": learned["generator"]}, {"generator": net})
     images = []
     with torch.no_grad():
         for number in range(-(-n // BATCH)):

@@ -7,8 +7,6 @@
 The grid has its samples row after row. What is finished lies beside it (grid.png.part), and the same command goes on from there.
 """
 
-import dataclasses
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -50,18 +48,12 @@ class Command:
 
 def of_run(folder: Path, objective: str) -> tuple[Diffusion, nn.Module, tuple[int, int, int]]:
     """Diffusion, network with averaged weights, and (C, H, W), of a run's newest checkpoint. Raises BadInput: it has none."""
-    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    fields = {field.name for field in dataclasses.fields(Config)}
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items() if k in fields}
-    config = Config(**config)
+    _, config, learned = directory.learned(folder, "ddpm", Config)
     objective = objective or config.objectives[0]
     if objective not in config.objectives:
         raise BadInput(f"--objective {objective}: {folder} has {', '.join(config.objectives)}")
-    state = directory.load(folder, {name: about[name] for name in ("paper", "experiment", "seed")})
-    if state is None:
-        raise BadInput(f"{folder} has no checkpoint yet: wait for its first, or name another run")
     nets = networks(config)
-    directory.restore(folder, {"ema": state["objects"]["ema"]}, {"ema": nets})
+    directory.restore(folder, {"ema": learned["ema"]}, {"ema": nets})
     return diffusion_of(config, objective), nets[objective], shape_of(config)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from common.data.ragged import Ragged, by_length, ragged
 from common.errors import BadInput
 from common.options import at_least_one, fraction, positive
 from common.run import Run
-from common.weights import fingerprint
+from common.weights import fingerprint, refused
 from papers.gpt import vocabulary
 from papers.gpt.model import GPT, LSTM, Classifier, auxiliary_loss, combined_loss, finetuning_rate, inputs
 from papers.gpt.pretrain import Pretraining, adam
@@ -251,24 +250,12 @@ def pretrained(run: Run[Finetuning]) -> tuple[GPT | LSTM, "Tokenizer", dict[str,
 
 def from_run(folder: Path, say: Callable[[str], None]) -> tuple[GPT | LSTM, "Tokenizer", dict[str, Any]]:
     """The network of a finished run of pre-training. Raises BadInput: it is none, not finished, or damaged."""
-    if not (folder / "result.json").exists():
-        raise BadInput(f"the run in {folder} has not ended: start it again, and wait for it")
-    again = "make it anew, or name another with --weights"
-    try:
-        record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        of, identity = record["experiment"], {name: record[name] for name in ("paper", "experiment", "seed")}
-        if record["paper"] != "gpt" or {field.name for field in dataclasses.fields(Pretraining)} != record["config"].keys():
-            raise BadInput(f"{folder} holds {record['paper']}/{of}, no pre-training of gpt: name another with --weights")
-        state = directory.load(folder, identity, say)
-        if state is None or state["step"] != record["steps"]:
-            raise BadInput(f"{folder} has lost its last checkpoint: {again}")
+    about, config, learned = directory.learned(folder, "gpt", Pretraining, ended=True, say=say)
+    with refused(str(folder), "make it anew, or name another with --weights"):
         tokenizer = vocabulary.load(folder / "vocabulary.json")
-        net = Pretraining(**record["config"]).net(tokenizer.get_vocab_size())
-        net.load_state_dict(state["objects"]["model"])
-    except (ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{folder} is damaged ({type(error).__name__}: {reason}): {again}") from error
-    about = f"{of}, seed {record['seed']}, commit {record['commit']}"
+        net = config.net(tokenizer.get_vocab_size())
+        net.load_state_dict(learned["model"])
+    about = f"{about['experiment']}, seed {about['seed']}, commit {about['commit']}"
     return net, tokenizer, {"weights": about, "weights_sha256": fingerprint(net)}
 
 

@@ -8,7 +8,6 @@ sentence of them alone, or one that is longer than those it learned from, is tra
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,28 +40,20 @@ def load(run: Path, name: str = "") -> Translator:
     Raises:
         BadInput: it is no such directory, has no checkpoint, or no such network; says what to do.
     """
+    _, config, learned = directory.learned(run, "seq2seq_attention", Config)
     try:
-        about = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        known = {key: value for key, value in about["config"].items() if not key.startswith("--")}
-        config = Config(**known)
         words = tuple(
             Words((run / f"words.{side}.txt").read_text(encoding="utf-8").split("\n")[len(SPECIAL) :])
             for side in ("source", "target")
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BadInput(
-            f"{run} is no directory of a run of this paper ({reason}): name OUT/seq2seq_attention/EXPERIMENT/SEED"
-        ) from error
-    state = directory.load(run, {key: about[key] for key in ("paper", "experiment", "seed")})
-    if state is None:
-        raise BadInput(f"{run} has no checkpoint yet: run its experiment first")
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{run} has lost its words ({error}): make it anew, or name another run") from error
     nets = ("search", "encdec") if config.networks == "both" else (config.networks,)
     name = name or nets[0]
     if name not in nets:
         raise BadInput(f"{run} has no network {name}: name {' or '.join(nets)}")
     net = config.network(len(words[0]), len(words[1]), name)
-    weights = state["objects"]["best" if config.checkpoint == "best" else "model"]
+    weights = learned["best" if config.checkpoint == "best" else "model"]
     net.load_state_dict({key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")})
     return Translator(net.eval(), words, config)
 

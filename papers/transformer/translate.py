@@ -6,7 +6,6 @@ python -m papers.transformer.translate RUN < text     # what one types, by the a
 import argparse
 import contextlib
 import functools
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -168,20 +167,13 @@ def load(run: Path) -> tuple[Transformer, "Tokenizer", Any]:
     Raises:
         BadInput: it is no such directory, has no checkpoint, or no vocabulary; says what to do.
     """
-    try:
-        about = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        c, identity = SimpleNamespace(**about["config"]), {key: about[key] for key in ("paper", "experiment", "seed")}
-        sizes = {name: getattr(c, name) for name in ("N", "d_model", "d_ff", "h", "d_k", "d_v")}
-        positions = c.max_length + c.extra if c.learned_positions else 0
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BadInput(f"{run} is no directory of a run of this paper ({reason}): name OUT/transformer/EXPERIMENT/SEED") from error
+    _, config, learned = directory.learned(run, "transformer")
+    c = SimpleNamespace(**config)
     tokenizer = load_bpe(run / "vocabulary.json")
-    state = directory.load(run, identity)
-    if state is None:
-        raise BadInput(f"{run} has no checkpoint yet: run its experiment first")
+    sizes = {name: getattr(c, name) for name in ("N", "d_model", "d_ff", "h", "d_k", "d_v")}
+    positions = c.max_length + c.extra if c.learned_positions else 0
     model = Transformer(tokenizer.get_vocab_size(), **sizes, dropout=0, learned_positions=positions, pad=PAD)
-    model.load_state_dict(state["objects"]["averaged"])
+    model.load_state_dict(learned["averaged"])
     return model.eval(), tokenizer, c
 
 

@@ -5,10 +5,9 @@
 They follow from the seed, whatever their number. It takes a second.
 """
 
-import json
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +18,7 @@ from common import directory, figures
 from common.data.order import mix
 from common.errors import BadInput
 from papers.vae.pictures import field
-from papers.vae.train import EXPERIMENTS, Methods
+from papers.vae.train import Config, Methods
 
 
 @dataclass(frozen=True)
@@ -46,21 +45,11 @@ def drawn(folder: Path, n: int, seed: int, method: str) -> Tensor:
     Raises:
         BadInput: it is no folder of a run, or has no checkpoint.
     """
-    try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        like = EXPERIMENTS[about["experiment"]].config
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder} is no folder of a run of papers.vae.train: name one, as runs/vae/mnist-nz20/seed0") from error
-    names = {field.name for field in fields(like)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items() if k in names}
-    config = type(like)(**values)
+    _, config, learned = directory.learned(folder, "vae", Config)
     if method not in config.methods:
         raise BadInput(f"--method {method}: {folder} has {', '.join(config.methods)}")
-    state = directory.load(folder, {name: about[name] for name in ("paper", "experiment", "seed")})
-    if state is None:
-        raise BadInput(f"{folder} has no checkpoint yet: wait for its first, or name another run")
     methods = Methods(config)
-    directory.restore(folder, {"model": state["objects"]["model"]}, {"model": methods})
+    directory.restore(folder, {"model": learned["model"]}, {"model": methods})
     decoder = getattr(methods, method)
     with torch.no_grad():
         whole = -(-n // 16) * 16  # numbers at the end of a draw whose length is no multiple of 16 depend on it

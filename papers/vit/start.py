@@ -1,6 +1,5 @@
 """Where fine-tuning starts: official weights, a run of ours, or for tests random ones; with a new head (Sec. 3.2)."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +43,7 @@ def known(net: ViT, weights: str) -> tuple[ViT, dict[str, Any]]:
 
 def of_run(folder: Path, run: Run, fit: dict[str, Any]) -> tuple[ViT, dict[str, Any]]:
     """The net of a finished run of pre-training. Raises BadInput: it has not ended, is damaged, or is of another net."""
-    if not (folder / "result.json").exists():
-        raise BadInput(f"the run in {folder} has not ended: start it again, and wait for it")
-    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    state = directory.load(folder, {name: record[name] for name in ("paper", "experiment", "seed")}, run.say)
+    about, _, learned = directory.learned(folder, run.paper, ended=True, say=run.say)
     with refused(str(folder), "name other --weights, or another experiment"):
-        if state is None or state["step"] != record["steps"]:
-            raise ValueError("it has lost its last checkpoint")
-        net = build(state["objects"]["model"], **fit)
-    return known(net, f"{record['experiment']}, seed {record['seed']}, commit {record['commit']}")
+        net = build(learned["model"], **fit)
+    return known(net, f"{about['experiment']}, seed {about['seed']}, commit {about['commit']}")

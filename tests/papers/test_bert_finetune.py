@@ -143,12 +143,13 @@ def test_from_a_run_of_ours(tmp_path):
     bert, tokenizer, _ = finetune.from_run(run, 0.1, print)
     assert all(torch.equal(each, saved[f"bert.{name}"]) for name, each in bert.state_dict().items())
     assert tokenizer.get_vocab_size() == len(bert.tokens.weight)
-    result = json.loads((run / "result.json").read_text())
-    other = "holds gpt/smoke-pretraining, no pre-training of bert"
-    for change, words in ((lambda: result.update(paper="gpt"), other), (result.clear, "damaged")):
+    result = json.loads(before := (run / "config.json").read_text())
+    other = "holds gpt/smoke-pretraining): name OUT/bert/EXPERIMENT/SEED"
+    for change, words in ((lambda: result.update(paper="gpt"), other), (result.clear, "no folder of a run")):
         change()
-        put(run / "result.json", json.dumps(result))
+        put(run / "config.json", json.dumps(result))
         assert words in tune(tmp_path / "x", "--weights", run, name="smoke", code=2)
+    put(run / "config.json", before)
     (run / "result.json").unlink()
     assert "has not ended" in tune(tmp_path / "x", "--weights", run, name="smoke", code=2)
 

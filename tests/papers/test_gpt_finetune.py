@@ -343,17 +343,17 @@ def other_vocabulary(run):
     "damage, said",
     [
         (lambda run: (run / "result.json").unlink(), "has not ended: start it again"),
-        (lambda run: edit(run / "result.json", paper="lenet"), "holds lenet/smoke, no pre-training of gpt"),
+        (lambda run: edit(run / "config.json", paper="lenet"), "it holds lenet/smoke): name OUT/gpt/"),
         (lambda run: [cut(path) for path in (run / "checkpoint").iterdir()], "no checkpoint in"),
-        (lambda run: edit(run / "result.json", seed=1), "is a checkpoint of gpt/smoke/0, not of gpt/smoke/1"),
+        (lambda run: edit(run / "config.json", seed=1), "is a checkpoint of gpt/smoke/0, not of gpt/smoke/1"),
         (lambda run: shutil.rmtree(run / "checkpoint"), "cannot load"),
         (lambda run: cut(run / "vocabulary.json"), "vocabulary.json"),
         (lambda run: (run / "vocabulary.json").unlink(), "vocabulary.json"),
-        (other_vocabulary, "is damaged (RuntimeError: "),
+        (other_vocabulary, "(RuntimeError: "),
         (lambda run: empty(run / "checkpoint"), "has lost its last checkpoint"),
         (only_an_older_checkpoint, "has lost its last checkpoint"),
-        (lambda run: cut(run / "result.json"), "is damaged (JSONDecodeError: "),
-        (lambda run: (run / "result.json").write_text("{}"), "is damaged (KeyError: "),
+        (lambda run: cut(run / "result.json"), "is no folder of a run that will do (JSONDecodeError: "),
+        (lambda run: (run / "result.json").write_text("{}"), "is no folder of a run that will do (KeyError: "),
     ],
 )
 def test_runs_that_cannot_be_used(damage, said, ours, tmp_path):
@@ -372,7 +372,7 @@ def test_other_names_than_those_of_networks(ours, tmp_path, monkeypatch):
     assert f"no pre-trained network in {tmp_path / 'gpt/nothing/seed0'}" in error(*flags, "nothing")
     for name in ("some/one", "openai-gpt", tmp_path):
         assert f"error: cannot load {name} (" in error(*flags, name)
-    assert "holds gpt/smoke-finetuning, no pre-training of gpt" in error(*flags, ours / OUT)
+    assert "holds gpt/smoke-finetuning): name OUT/gpt/" in error(*flags, ours / OUT)
 
 
 # From official weights, on GLUE's files.

@@ -106,7 +106,7 @@ def test_bad_input(run, command, tmp_path, argv, typed, said):
 
 def test_what_is_no_run_is_refused(run, command, tmp_path):
     code, _, errors = command(tmp_path, typed="ban")
-    assert code == 2 and "is no directory of a run of this paper" in errors and errors.count("\n") == 1
+    assert code == 2 and "is no folder of a run" in errors and errors.count("\n") == 1
     copied = tmp_path / "copied"
     shutil.copytree(run, copied)
     shutil.rmtree(copied / "checkpoint")
@@ -115,4 +115,4 @@ def test_what_is_no_run_is_refused(run, command, tmp_path):
     about = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(about | {"config": {"d_model": 3}}))
     code, _, errors = command(copied, typed="ban")
-    assert code == 2 and "is no directory of a run of this paper" in errors and errors.count("\n") == 1
+    assert code == 2 and "is no folder of a run" in errors and errors.count("\n") == 1

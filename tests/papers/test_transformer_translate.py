@@ -49,10 +49,10 @@ def test_bad_input(run, command, tmp_path):
 
     refused("--beam must be at least 1", run, "--beam", 0)
     refused("line 2 has ", run, typed="ban\n" + "ban " * 60)
-    refused("is no directory of a run of this paper", tmp_path)
+    refused("is no folder of a run", tmp_path)
     copied = tmp_path / "copied"
     shutil.copytree(run, copied)
-    shutil.rmtree(copied / "checkpoint")
-    refused("has no checkpoint yet", copied)
     (copied / "vocabulary.json").unlink()
     refused("cannot read the vocabulary", copied)
+    shutil.rmtree(copied / "checkpoint")
+    refused("has no checkpoint yet", copied)
