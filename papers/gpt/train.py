@@ -283,6 +283,13 @@ def transfer(records: list[dict[str, Any]]) -> Any:
     return figure
 
 
+def in_table_5(name: str, claim: Claim) -> tuple[str, str]:
+    """As the paper has it: a line for each network, a column for each task."""
+    network, _, task = name.rpartition("-")
+    return network + f": {claim.source.partition(', ')[2]}" * (network == "pretraining"), task.upper()
+
+
+SHAPES = {"Table 5": in_table_5}
 PICTURES = {"wikitext2-cola-transfer": (("wikitext2-cola",), transfer)}
 
 
