@@ -132,10 +132,11 @@ def grid(place: str, rows: list[Row], shape: Shape | None = None) -> str:
     if not shape and len(cells) < 0.6 * len(lines) * len(columns):
         cells, columns = [(f"{line}, {column}", "paper / ours", *rest) for line, column, *rest in cells], ["paper / ours"]
         lines = [line for line, *_ in cells]
-    elif not shape and len(columns) > max(4, len(lines)):
+    elif not shape and len(columns) > max(6, len(lines)):
         cells, lines, columns = [(column, line, *rest) for line, column, *rest in cells], columns, lines
     reasons: dict[tuple, list[Claim]] = {}
-    key = lambda row: (row.claim.why, row.experiment.kind in ("paper", "weights") and (row.claim.either_way, row.claim.lower_is_better))
+    side = lambda row: row.experiment.kind in ("paper", "weights") and (row.claim.either_way, row.claim.lower_is_better)
+    key = lambda row: (row.claim.why, side(row))
     for *_, row in cells:
         reasons.setdefault(key(row), []).append(row.claim)
     note = {reason: f" <sup>{i}</sup>" for i, reason in enumerate(reasons, 1)}
@@ -148,5 +149,5 @@ def grid(place: str, rows: list[Row], shape: Shape | None = None) -> str:
         text += note[key(row)] * (not alike[column]) + f"<br><sub>{rest}</sub>" * bool(rest)
         table[line, column] = f"{table[line, column]}<br>{text}" if (line, column) in table else text
     text = markdown(["", *head.values()], [[line, *(table.get((line, column), "") for column in columns)] for line in lines])
-    notes = [f"{i}. {allowance(mine) * bool(side)}{why}" for i, ((why, side), mine) in enumerate(reasons.items(), 1)]
+    notes = [f"{i}. {allowance(mine) * bool(of)}{why}" for i, ((why, of), mine) in enumerate(reasons.items(), 1)]
     return text + "\n" + "\n".join(notes) + "\n"

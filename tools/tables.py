@@ -27,14 +27,21 @@ FIELDS = 20  # papers on one table of the front page; more are grouped by field
 
 
 def made_on(mine: list[Record]) -> str:
-    """Hardware and time of the records: "AMD EPYC, 2 cores; 3 runs, 6 min"."""
-    hardware, runs = ", ".join(sorted({r["hardware"] for r in mine})), f"{len(mine)} runs, " * (len(mine) > 1)
-    return f"{hardware}; {runs}{duration(sum(r['wall_s'] for r in mine))}" if mine else "–"
+    """Time and hardware of the records: "3 runs, 6 min on AMD EPYC, 2 cores"."""
+    hardware = " and ".join(sorted({re.sub(r"\(R\)| Processor|(?<= 1 core)s", "", r["hardware"]) for r in mine}))
+    time = f"{len(mine)} runs, " * (len(mine) > 1) + duration(sum(r["wall_s"] for r in mine))
+    return f"{time} on {hardware}" if mine else "–"
 
 
 def tally(rows: Iterable[Row]) -> str:
     """How many of each: "5 reproduced, 1 short, 2 not run"."""
     return ", ".join(f"{n} {word}" for word, n in Counter(row.verdict.word for row in rows).items())
+
+
+def marks(rows: list[Row]) -> str:
+    """The same in few signs: "5 ✓, 1 ✗"."""
+    signs = {"reproduced": "✓", "short": "✗", "not run": "–"}
+    return ", ".join(f"{n} {signs.get(word, word)}" for word, n in Counter(row.verdict.word for row in rows).items())
 
 
 def link(paper: str) -> str:
@@ -71,7 +78,7 @@ def found(paper: str) -> str:
     count = Counter(row.experiment.kind for row in rows if row.mine and row.experiment.kind != "paper")
     so_far = f"**{len(judged) or 'None'} of {len(own)} claims judged{f': {tally(judged)}' * bool(judged)}.** "
     beside = f"Beside other numbers, without a verdict: {', '.join(f'{n} {BESIDE[kind]}' for kind, n in count.items())}. "
-    return so_far + beside * bool(count) + (f"All of it ran on {made_on(mine)}.\n" if mine else "Nothing has been run yet.\n")
+    return so_far + beside * bool(count) + (f"All of it: {made_on(mine)}.\n" if mine else "Nothing has been run yet.\n")
 
 
 def ran_table(paper: str) -> str:
@@ -173,16 +180,16 @@ def line(paper: str) -> list[str]:
     rows = claim_rows(paper)
     own, judged = of_paper(rows)
     bar = "█" * (full := -(-10 * len(judged) // max(len(own), 1))) + "░" * (10 - full)
-    counts = f"{bar} {len(judged)} of {len(own)}<br>{tally(judged)}".removesuffix("<br>")
+    counts = f"{bar}<br>{len(judged)} of {len(own)}{': ' * bool(judged)}{marks(judged)}"
     if (row := best(rows)) is None:
         return [link(paper), "nothing run yet", counts, "–"]
     claim, theirs, ours, word = row.cells()
     all_of_it = [other for other in rows if other.name == row.name]
-    headline = ", the headline" * (row.name == rows[0].name) + f"; in all {tally(all_of_it)}" * (len(all_of_it) > 1)
+    headline = ", headline" * (row.name == rows[0].name) + f": {marks(all_of_it)}" * (len(all_of_it) > 1)
     other = "paper" if row.experiment.kind in ("paper", "reading") else "reference"
-    evidence = f"**{ours}**, {other} {theirs}: {word}<br>{claim.replace('_', ' ')} of `{row.name}`{headline}"
-    hardware, time = made_on(row.mine).split("; ")
-    return [link(paper), evidence, counts, f"{time}<br>{hardware}"]
+    evidence = f"**{ours}**, {other} {theirs}: {word}<br>{claim.replace('_', ' ')} (`{row.name}`{headline})"
+    unbroken = [cell.replace(" ", "\u00a0") for cell in (counts, made_on(row.mine).replace(" on ", "<br>"))]
+    return [link(paper), evidence, *unbroken]
 
 
 def papers_table(_: str = "") -> str:
@@ -208,7 +215,7 @@ def reproductions(_: str = "") -> str:
         summary.append([link(paper), *map(str, numbers)])
         cells = [(row, row.cells()) for row in ran]
         lines = [[f"`{row.name}`", f"`{c}`", row.claim.source, *rest, made_on(row.mine)] for row, (c, *rest) in cells]
-        table = markdown(["experiment", "claim", "where", "paper", "ours", "verdict", "hardware, time"], lines)
+        table = markdown(["experiment", "claim", "where", "paper", "ours", "verdict", "time, hardware"], lines)
         not_run = folded(f"{len(waiting)} experiments whose claims have not been run", ", ".join(waiting) + "\n")
         parts = f"## {link(paper)}\n", found(paper), table * bool(ran), not_run * bool(waiting)
         sections.append("\n".join(filter(None, parts)))
@@ -257,7 +264,7 @@ def generated(path: Path) -> str:
 
     def block(match: re.Match) -> str:
         paper, name = path.parent.name, match[2]
-        own = lambda paper: markdown((rows := own_tables(paper)[name](records(paper)))[0], rows[1:])
+        own = lambda paper: maybe_folded("lines", (rows := own_tables(paper)[name](records(paper)))[0], rows[1:])
         return f"{match[1]}\n{BLOCKS.get(name, own)(paper)}\n{match[3]}"
 
     return BLOCK.sub(block, path.read_text(encoding="utf-8"))

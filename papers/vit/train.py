@@ -202,6 +202,8 @@ EXPERIMENTS = {
         source="Sec. 3.2, Table 4", cap="12 updates", cost="5 s", log_every=4, checkpoint_every=0, **{**RUN, "kind": "smoke"},
     ),
 }  # fmt: skip
+
+
 def in_table_5(_: str, claim: Claim) -> tuple[str, str]:
     """As the paper has it: a line for pre-training set and data set, a column for each net."""
     _, pretraining, data, net = claim.source.split(", ")
