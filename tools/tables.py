@@ -124,7 +124,7 @@ def runs_table(paper: str) -> str:
     for name, e in experiments(paper).items():
         mine = [r for r in published if r["experiment"] == name]
         if e.kind != "smoke":
-            part = "readings" if e.kind == "reading" else "ran" if mine else "not run"
+            part = "readings" if e.kind == "reading" else "ran" if mine or name == next(iter(experiments(paper))) else "not run"
             parts[part].append([f"`{command(paper, name, mine)}`", e.kind, e.source, e.cap, e.cost, made_on(mine)])
     head = ["command", "kind", "where", "cap", "expected cost", "measured"]
     ran, not_run, readings = (markdown(head, rows) * bool(rows) for rows in parts.values())
@@ -157,7 +157,8 @@ def records_table(paper: str) -> str:
         metrics = ", ".join(f"{k} {number(v)}" for k, v in r["metrics"].items())
         commit = f"`{(r['commit'] or '')[:10]}`" + (f", stale: {r['stale']}" if "stale" in r else "")
         rows.append([f"`{r['experiment']}`", str(r["seed"]), metrics, number(r["samples_per_s"]), commit])
-    return maybe_folded("runs", ["experiment", "seed", "metrics", "samples/s", "commit"], rows)
+    table = maybe_folded("runs", ["experiment", "seed", "metrics", "samples/s", "commit"], rows)
+    return f"Everything that the published runs measured:\n\n{table}" if rows else "No run has been published yet.\n"
 
 
 # The front page and reproductions.md.
@@ -264,7 +265,9 @@ def generated(path: Path) -> str:
 
     def block(match: re.Match) -> str:
         paper, name = path.parent.name, match[2]
-        own = lambda paper: maybe_folded("lines", (rows := own_tables(paper)[name](records(paper)))[0], rows[1:])
+        own = lambda paper: maybe_folded(
+            f"lines: {name.replace('_', ' ')}", (rows := own_tables(paper)[name](records(paper)))[0], rows[1:]
+        )
         return f"{match[1]}\n{BLOCKS.get(name, own)(paper)}\n{match[3]}"
 
     return BLOCK.sub(block, path.read_text(encoding="utf-8"))
