@@ -14,6 +14,7 @@ ORDER = ["Table", "Fig.", "Sec.", "Appendix"]
 TITLES = {"scaled": "Scaled", "weights": "Official weights", "reading": "Readings"}
 MARKS = {"reproduced": " ✓", "short": " ✗", "stale": " (stale)"}
 LEGEND = "In each cell: the paper's number / ours, ✓ reproduced, ✗ short, – not run; ± is the standard deviation over (n) seeds."
+WIDE = 100  # letters in a table's head from which it is turned, if that makes it less wide
 REASONS = ("within noise", "not measurable")
 Shape = Callable[[str, Claim], tuple[str, str]]  # (experiment, claim) -> its line and column, as the paper has them
 
@@ -30,13 +31,9 @@ class Row(NamedTuple):
     def verdict(self) -> Verdict:
         return verdict(self.experiment, self.claim, self.mine)
 
-    @property
-    def ours(self) -> str:
-        return spread(values(self.claim, self.mine))
-
     def cells(self) -> tuple[str, str, str, str]:
         """(claim, the paper's, ours, verdict)."""
-        return label(self.claim), paper_value(self.claim), self.ours, said(self.claim, self.verdict)
+        return label(self.claim), paper_value(self.claim), spread(values(self.claim, self.mine)), said(self.claim, self.verdict)
 
 
 def claim_rows(paper: str) -> list[Row]:
@@ -132,7 +129,7 @@ def grid(place: str, rows: list[Row], shape: Shape | None = None) -> str:
     if not shape and len(cells) < 0.6 * len(lines) * len(columns):
         cells, columns = [(f"{line}, {column}", "paper / ours", *rest) for line, column, *rest in cells], ["paper / ours"]
         lines = [line for line, *_ in cells]
-    elif not shape and len(columns) > max(6, len(lines)):
+    elif not shape and len(columns) > len(lines) and (len(columns) > 6 or sum(map(len, columns)) > WIDE):
         cells, lines, columns = [(column, line, *rest) for line, column, *rest in cells], columns, lines
     reasons: dict[tuple, list[Claim]] = {}
     side = lambda row: row.experiment.kind in ("paper", "weights") and (row.claim.either_way, row.claim.lower_is_better)
@@ -144,8 +141,8 @@ def grid(place: str, rows: list[Row], shape: Shape | None = None) -> str:
     head = {column: column + note[next(key(row) for _, c, _, row in cells if c == column)] * alike[column] for column in columns}
     table: dict[tuple[str, str], str] = {}
     for line, column, rest, row in cells:
-        v = row.verdict
-        text = f"{paper_value(row.claim)} / {row.ours}{MARKS.get(v.word, '')}{f' ({v.reason})' * (v.reason in REASONS)}"
+        (_, theirs, ours, _), v = row.cells(), row.verdict
+        text = f"{theirs} / {ours}{MARKS.get(v.word, '')}{f' ({v.reason})' * (v.reason in REASONS)}"
         text += note[key(row)] * (not alike[column]) + f"<br><sub>{rest}</sub>" * bool(rest)
         table[line, column] = f"{table[line, column]}<br>{text}" if (line, column) in table else text
     text = markdown(["", *head.values()], [[line, *(table.get((line, column), "") for column in columns)] for line in lines])

@@ -21,6 +21,7 @@ from tools.grids import LEGEND, Row, by_table, claim_rows, folded, grid, markdow
 from tools.repository import experiments, heading, known, own_tables, papers, records, refuse, shapes, told
 
 BESIDE = {"scaled": "of scaled runs", "weights": "of official weights", "reading": "of readings"}
+SIGNS = {"reproduced": "✓", "short": "✗", "not run": "–"}
 SHOWN = 8  # lines of a table that is not folded
 CLAIMS = 20  # claims that a page begins with; more are counted
 FIELDS = 20  # papers on one table of the front page; more are grouped by field
@@ -33,15 +34,9 @@ def made_on(mine: list[Record]) -> str:
     return f"{time} on {hardware}" if mine else "–"
 
 
-def tally(rows: Iterable[Row]) -> str:
-    """How many of each: "5 reproduced, 1 short, 2 not run"."""
-    return ", ".join(f"{n} {word}" for word, n in Counter(row.verdict.word for row in rows).items())
-
-
-def marks(rows: list[Row]) -> str:
-    """The same in few signs: "5 ✓, 1 ✗"."""
-    signs = {"reproduced": "✓", "short": "✗", "not run": "–"}
-    return ", ".join(f"{n} {signs.get(word, word)}" for word, n in Counter(row.verdict.word for row in rows).items())
+def tally(rows: Iterable[Row], words: dict[str, str] = {}) -> str:  # noqa: B006
+    """How many of each: "5 reproduced, 1 short, 2 not run"; with SIGNS "5 ✓, 1 ✗, 2 –"."""
+    return ", ".join(f"{n} {words.get(word, word)}" for word, n in Counter(row.verdict.word for row in rows).items())
 
 
 def link(paper: str) -> str:
@@ -90,12 +85,9 @@ def ran_table(paper: str) -> str:
         return markdown(head, [[f"`{name}`", f"`{c}`", theirs, t, *rest] for name, t, (c, theirs, *rest) in cells]) * bool(rows)
     lines = []
     for key, mine in by_table(rows).items():
-        count = Counter(row.verdict.word for row in mine)
-        words = ["reproduced", "short"] if key[0] == "paper" else []
-        runs = ", ".join(f"`{name}`" for name in dict.fromkeys(row.name for row in mine))
-        lines.append([f"[{title(*key)}](#{anchor(title(*key))})", runs, str(len(mine)), *(str(count[w]) for w in words)])
-    lines = [line + ["–"] * (5 - len(line)) for line in lines]
-    return markdown(["where", "experiments that ran", "claims", "reproduced", "short"], lines)
+        runs = ", ".join(dict.fromkeys(f"`{row.name}`" for row in mine))
+        lines.append([f"[{title(*key)}](#{anchor(title(*key))})", runs, str(len(mine)), tally(mine)])
+    return markdown(["where", "experiments that ran", "claims", "how they stand"], lines)
 
 
 def claims_table(paper: str) -> str:
@@ -119,22 +111,20 @@ def command(paper: str, name: str, mine: list[Record]) -> str:
 
 
 def runs_table(paper: str) -> str:
-    """The command, cap and cost of every experiment, and what its published runs took: those that ran, the others, readings."""
-    published, parts = records(paper), {"ran": [], "not run": [], "readings": []}
-    for name, e in experiments(paper).items():
+    """The command, cap and cost of every experiment, and what its runs took: headline and those that ran, others, readings."""
+    published, parts = records(paper), {"": [], "experiments that have not been run yet": [], "readings": []}
+    for i, (name, e) in enumerate(experiments(paper).items()):
         mine = [r for r in published if r["experiment"] == name]
         if e.kind != "smoke":
-            part = "readings" if e.kind == "reading" else "ran" if mine or name == next(iter(experiments(paper))) else "not run"
+            part = [*parts][2 if e.kind == "reading" else not (mine or i == 0)]
             parts[part].append([f"`{command(paper, name, mine)}`", e.kind, e.source, e.cap, e.cost, made_on(mine)])
     head = ["command", "kind", "where", "cap", "expected cost", "measured"]
-    ran, not_run, readings = (markdown(head, rows) * bool(rows) for rows in parts.values())
-    summaries = f"{len(parts['not run'])} experiments that have not been run yet", f"{len(parts['readings'])} readings"
-    more = [folded(summary, text) for summary, text in zip(summaries, (not_run, readings), strict=True) if text]
-    return "\n".join([*([ran] if ran else []), *more])
+    tables = {what: markdown(head, rows) for what, rows in parts.items() if rows}
+    return "\n".join(folded(f"{len(parts[what])} {what}", table) if what else table for what, table in tables.items())
 
 
-def maybe_folded(summary: str, head: list[str], rows: list[list[str]]) -> str:
-    return folded(f"{len(rows)} {summary}", markdown(head, rows)) if len(rows) > SHOWN else markdown(head, rows)
+def maybe_folded(what: str, head: list[str], rows: list[list[str]], shown: int = SHOWN) -> str:
+    return folded(f"{len(rows)} {what}", markdown(head, rows)) if len(rows) > shown else markdown(head, rows)
 
 
 def readings_table(paper: str) -> str:
@@ -167,12 +157,8 @@ def records_table(paper: str) -> str:
 def best(rows: list[Row]) -> Row | None:
     """The best evidence that there is: the headline's, else the paper's own that was judged, else what meets its reference."""
     met = lambda row: row.claim.verdict("paper", values(row.claim, row.mine)).word == "reproduced"
-    rank = lambda row: (
-        row.name != rows[0].name,
-        row.experiment.kind != "paper",
-        not met(row),
-        ["paper", *BESIDE].index(row.experiment.kind),
-    )
+    kind = lambda row: ["paper", *BESIDE].index(row.experiment.kind)
+    rank = lambda row: (row.name != rows[0].name, kind(row) > 0, not met(row), kind(row))
     return min((row for row in rows if row.mine), key=rank, default=None)
 
 
@@ -181,12 +167,12 @@ def line(paper: str) -> list[str]:
     rows = claim_rows(paper)
     own, judged = of_paper(rows)
     bar = "█" * (full := -(-10 * len(judged) // max(len(own), 1))) + "░" * (10 - full)
-    counts = f"{bar}<br>{len(judged)} of {len(own)}{': ' * bool(judged)}{marks(judged)}"
+    counts = f"{bar}<br>{len(judged)} of {len(own)}{': ' * bool(judged)}{tally(judged, SIGNS)}"
     if (row := best(rows)) is None:
         return [link(paper), "nothing run yet", counts, "–"]
     claim, theirs, ours, word = row.cells()
     all_of_it = [other for other in rows if other.name == row.name]
-    headline = ", headline" * (row.name == rows[0].name) + f": {marks(all_of_it)}" * (len(all_of_it) > 1)
+    headline = ", headline" * (row.name == rows[0].name) + f": {tally(all_of_it, SIGNS)}" * (len(all_of_it) > 1)
     other = "paper" if row.experiment.kind in ("paper", "reading") else "reference"
     evidence = f"**{ours}**, {other} {theirs}: {word}<br>{claim.replace('_', ' ')} (`{row.name}`{headline})"
     unbroken = [cell.replace(" ", "\u00a0") for cell in (counts, made_on(row.mine).replace(" on ", "<br>"))]
@@ -215,8 +201,9 @@ def reproductions(_: str = "") -> str:
         numbers = len(own), len(judged), count["reproduced"], count["short"], count["stale"], len(ran) - len(judged)
         summary.append([link(paper), *map(str, numbers)])
         cells = [(row, row.cells()) for row in ran]
-        lines = [[f"`{row.name}`", f"`{c}`", row.claim.source, *rest, made_on(row.mine)] for row, (c, *rest) in cells]
-        table = markdown(["experiment", "claim", "where", "paper", "ours", "verdict", "time, hardware"], lines)
+        lines = [[f"`{row.name}`", f"`{c}`<br>{row.claim.source}", *rest, made_on(row.mine)] for row, (c, *rest) in cells]
+        head = ["experiment", "claim, where", "paper", "ours", "verdict", "time, hardware"]
+        table = maybe_folded("claims that were run", head, lines, CLAIMS)
         not_run = folded(f"{len(waiting)} experiments whose claims have not been run", ", ".join(waiting) + "\n")
         parts = f"## {link(paper)}\n", found(paper), table * bool(ran), not_run * bool(waiting)
         sections.append("\n".join(filter(None, parts)))
@@ -265,10 +252,10 @@ def generated(path: Path) -> str:
 
     def block(match: re.Match) -> str:
         paper, name = path.parent.name, match[2]
-        own = lambda paper: maybe_folded(
-            f"lines: {name.replace('_', ' ')}", (rows := own_tables(paper)[name](records(paper)))[0], rows[1:]
-        )
-        return f"{match[1]}\n{BLOCKS.get(name, own)(paper)}\n{match[3]}"
+        if name in BLOCKS:
+            return f"{match[1]}\n{BLOCKS[name](paper)}\n{match[3]}"
+        head, *rows = own_tables(paper)[name](records(paper))
+        return f"{match[1]}\n{maybe_folded(f'lines: {name}', head, rows)}\n{match[3]}"
 
     return BLOCK.sub(block, path.read_text(encoding="utf-8"))
 
