@@ -167,6 +167,8 @@ def test_experiments_say_what_they_are(paper):
     assert next(iter(table.values())).kind == "paper", "the first experiment is the paper's headline"
     for name, experiment in table.items():
         assert experiment.source and experiment.cost and experiment.cap, name
+        on = r"CPU|GPU of|any one GPU|H100|A100|TPU|P100|RTX"
+        assert experiment.kind == "smoke" or re.search(on, experiment.cost), f"{name}: say on what it costs that"
         for claim in experiment.claims:
             assert claim.source and claim.why, (
                 f"{name}: {claim.metric}: say where it is printed, and where the tolerance comes from"

@@ -120,7 +120,8 @@ def runs_table(paper: str) -> str:
             parts[part].append([f"`{command(paper, name, mine)}`", e.kind, e.source, e.cap, e.cost, made_on(mine)])
     head = ["command", "kind", "where", "cap", "expected cost", "measured"]
     tables = {what: markdown(head, rows) for what, rows in parts.items() if rows}
-    return "\n".join(folded(f"{len(parts[what])} {what}", table) if what else table for what, table in tables.items())
+    text = "\n".join(folded(f"{len(parts[what])} {what}", table) if what else table for what, table in tables.items())
+    return text + "\nCPU cores are those of an AMD EPYC or Intel Xeon, as where they were measured.\n" * ("CPU" in text)
 
 
 def maybe_folded(what: str, head: list[str], rows: list[list[str]], shown: int = SHOWN) -> str:

@@ -130,7 +130,8 @@ def table_5(row: str, **changes: Any) -> dict[str, Experiment[Finetuning]]:
             claims = [gain, start]
         else:
             claims = [level(name, value, f"Table 5, {row}", either_way=row == "lstm" or value < full)]
-        found[f"{row}-{name}"] = task(name, f"Table 5, {row}", *claims, cost=COST.get(name, "minutes on one GPU"), **changes)
+        cost = COST.get(name, "minutes on one A100, a guess")
+        found[f"{row}-{name}"] = task(name, f"Table 5, {row}", *claims, cost=cost, **changes)
     return found
 
 
