@@ -194,7 +194,7 @@ def test_publish(repository, tmp_path, capsys):
     page = (folder / "README.md").read_text()
     row = "| `headline` | `test_error` | 20% | ≤ 25 | 22.5 ± 0.7 (2) | reproduced |"
     assert row in page and "by hand" in page
-    assert "**1 of 1 claims judged: 1 reproduced.** All of it: 2 runs, 2 min on 1x GPU." in page
+    assert "**1 of 1 claim judged: 1 reproduced.** All of it: 2 runs, 2 min on 1x GPU." in page
     assert "### Table 1\n\n1 claim: 1 reproduced\n\n|  | `test_error` <sup>1</sup> |" in page
     assert "| `headline` | 20% / 22.5 ± 0.7 (2) ✓ |" in page and "\n1. at most 5% above: " in page
     assert '| `make reproduce-toy SEEDS="0 1"` | paper |' in page

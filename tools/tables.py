@@ -39,6 +39,11 @@ def tally(rows: Iterable[Row], words: dict[str, str] = {}) -> str:  # noqa: B006
     return ", ".join(f"{n} {words.get(word, word)}" for word, n in Counter(row.verdict.word for row in rows).items())
 
 
+def counted(n: int, what: str) -> str:
+    """1 reading, 2 readings."""
+    return f"{n} {what}" if n != 1 else f"1 {re.sub(r's(?= |$)', '', what, count=1)}"
+
+
 def link(paper: str) -> str:
     return "[{} ({})](papers/{}/README.md)".format(*heading(paper)[:2], paper)
 
@@ -71,7 +76,7 @@ def found(paper: str) -> str:
     rows, mine = claim_rows(paper), records(paper)
     own, judged = of_paper(rows)
     count = Counter(row.experiment.kind for row in rows if row.mine and row.experiment.kind != "paper")
-    so_far = f"**{len(judged) or 'None'} of {len(own)} claims judged{f': {tally(judged)}' * bool(judged)}.** "
+    so_far = f"**{len(judged) or 'None'} of {counted(len(own), 'claims')} judged{f': {tally(judged)}' * bool(judged)}.** "
     beside = f"Beside other numbers, without a verdict: {', '.join(f'{n} {BESIDE[kind]}' for kind, n in count.items())}. "
     return so_far + beside * bool(count) + (f"All of it: {made_on(mine)}.\n" if mine else "Nothing has been run yet.\n")
 
@@ -81,7 +86,8 @@ def ran_table(paper: str) -> str:
     rows = [row for row in claim_rows(paper) if row.mine]
     if len(rows) <= CLAIMS:
         head = ["experiment", "claim", "paper", "counts as reproduced", "ours", "verdict"]
-        cells = [(row.name, tolerance(row.claim), row.cells()) for row in rows]
+        bound = lambda row: tolerance(row.claim) if row.experiment.kind in ("paper", "weights") else "–"
+        cells = [(row.name, bound(row), row.cells()) for row in rows]
         return markdown(head, [[f"`{name}`", f"`{c}`", theirs, t, *rest] for name, t, (c, theirs, *rest) in cells]) * bool(rows)
     lines = []
     for key, mine in by_table(rows).items():
@@ -95,7 +101,7 @@ def claims_table(paper: str) -> str:
     parts = []
     for key, rows in by_table(claim_rows(paper)).items():
         text = grid(key[1], rows, shapes(paper).get(title(*key)))
-        summary = f"{len(rows)} claim{'s' * (len(rows) > 1)}: {tally(rows)}"
+        summary = f"{counted(len(rows), 'claims')}: {tally(rows)}"
         long = text.count("\n|") - 1 > SHOWN
         parts.append(f"### {title(*key)}\n\n" + (folded(summary, text) if long else f"{summary}\n\n{text}"))
     return LEGEND + "\n\n" + "\n".join(parts)
@@ -112,7 +118,7 @@ def command(paper: str, name: str, mine: list[Record]) -> str:
 
 def runs_table(paper: str) -> str:
     """The command, cap and cost of every experiment, and what its runs took: headline and those that ran, others, readings."""
-    published, parts = records(paper), {"": [], "experiments that have not been run yet": [], "readings": []}
+    published, parts = records(paper), {"": [], "experiments still to be run": [], "readings": []}
     for i, (name, e) in enumerate(experiments(paper).items()):
         mine = [r for r in published if r["experiment"] == name]
         if e.kind != "smoke":
@@ -120,12 +126,12 @@ def runs_table(paper: str) -> str:
             parts[part].append([f"`{command(paper, name, mine)}`", e.kind, e.source, e.cap, e.cost, made_on(mine)])
     head = ["command", "kind", "where", "cap", "expected cost", "measured"]
     tables = {what: markdown(head, rows) for what, rows in parts.items() if rows}
-    text = "\n".join(folded(f"{len(parts[what])} {what}", table) if what else table for what, table in tables.items())
+    text = "\n".join(folded(counted(len(parts[what]), what), table) if what else table for what, table in tables.items())
     return text + "\nCPU cores are those of an AMD EPYC or Intel Xeon, as where they were measured.\n" * ("CPU" in text)
 
 
 def maybe_folded(what: str, head: list[str], rows: list[list[str]], shown: int = SHOWN) -> str:
-    return folded(f"{len(rows)} {what}", markdown(head, rows)) if len(rows) > shown else markdown(head, rows)
+    return folded(counted(len(rows), what), markdown(head, rows)) if len(rows) > shown else markdown(head, rows)
 
 
 def readings_table(paper: str) -> str:
@@ -205,7 +211,7 @@ def reproductions(_: str = "") -> str:
         lines = [[f"`{row.name}`", f"`{c}`<br>{row.claim.source}", *rest, made_on(row.mine)] for row, (c, *rest) in cells]
         head = ["experiment", "claim, where", "paper", "ours", "verdict", "time, hardware"]
         table = maybe_folded("claims that were run", head, lines, CLAIMS)
-        not_run = folded(f"{len(waiting)} experiments whose claims have not been run", ", ".join(waiting) + "\n")
+        not_run = folded(f"{counted(len(waiting), 'experiments')} with claims that wait", ", ".join(waiting) + "\n")
         parts = f"## {link(paper)}\n", found(paper), table * bool(ran), not_run * bool(waiting)
         sections.append("\n".join(filter(None, parts)))
     totals = ["all", *(str(sum(int(line[i]) for line in summary)) for i in range(1, 7))]
