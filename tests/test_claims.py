@@ -461,6 +461,8 @@ def test_the_front_page_says_the_best_there_is():
     assert tables.best([headline]) is None and tables.best([headline, scaled, other]) is other
     assert tables.best([headline, scaled, other, met]) is met and tables.best([headline, scaled, good]) is good
     assert tables.best([row("a", "Table 1", name="headline", metrics=[0.0]), met]).name == "headline"
+    stale = [record | {"stale": "parted"} for record in met.mine]
+    assert tables.best([headline._replace(name="x"), met._replace(mine=stale), scaled]) is scaled, "not what no longer holds"
     for line in map(tables.line, papers()):
         assert all(cell.count("<br>") <= 1 for cell in line)
 

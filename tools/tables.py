@@ -165,7 +165,7 @@ def best(rows: list[Row]) -> Row | None:
     """The best evidence that there is: the headline's, else the paper's own that was judged, else what meets its reference."""
     met = lambda row: row.claim.verdict("paper", values(row.claim, row.mine)).word == "reproduced"
     kind = lambda row: ["paper", *BESIDE].index(row.experiment.kind)
-    rank = lambda row: (row.name != rows[0].name, kind(row) > 0, not met(row), kind(row))
+    rank = lambda row: (row.verdict.word == "stale", row.name != rows[0].name, kind(row) > 0, not met(row), kind(row))
     return min((row for row in rows if row.mine), key=rank, default=None)
 
 
