@@ -426,7 +426,9 @@ def test_a_grid_has_lines_columns_marks_and_notes():
         "3. at most 0.3 off: a choice",
     ]
     turned = grids.grid("Table 2", rows, lambda name, claim: (claim.metric, name.upper())).splitlines()
-    assert turned[0] == "|  | A | B |" and turned[2] == "| error | 8 / 8.2 ✓ <sup>1</sup> | 9 / 7 ✗ <sup>3</sup> |"
+    assert turned[0] == "|  | A | B |" and turned[2] == (
+        "| error | 8 / 8.2 ✓ <sup>1</sup><br><sub>ResNet</sub> | 9 / 7 ✗ <sup>3</sup><br><sub>plain</sub> |"
+    )
 
 
 def test_a_grid_that_would_be_empty_is_a_list():

@@ -124,7 +124,11 @@ def allowance(claims: list[Claim]) -> str:
 
 def grid(place: str, rows: list[Row], shape: Shape | None = None) -> str:
     """A table with its notes; where most of its cells would be empty, a list."""
-    cells = [(*shape(row.name, row.claim), "", row) for row in rows] if shape else shaped(place, rows)
+    cells = [] if shape else shaped(place, rows)
+    for row in rows if shape else ():
+        line, column = shape(row.name, row.claim)
+        rest = [word for word in words_after(place, row.claim.source).split(", ") if word not in f"{line}, {column}"]
+        cells.append((line, column, ", ".join(rest), row))
     lines, columns = list(dict.fromkeys(c[0] for c in cells)), list(dict.fromkeys(c[1] for c in cells))
     if not shape and len(cells) < 0.6 * len(lines) * len(columns):
         cells, columns = [(f"{line}, {column}", "paper / ours", *rest) for line, column, *rest in cells], ["paper / ours"]
