@@ -8,6 +8,7 @@
 MAKEFLAGS += --no-print-directory
 
 EXPERIMENT ?=
+PAPER ?=
 SEEDS ?= 0
 LINES ?= 3
 SECONDS ?= 120
@@ -90,8 +91,8 @@ publish-%: $(SETUP) ## put finished runs of OUT (runs/) into the repository and 
 tables: $(SETUP) ## rewrite every generated table
 	@exec $(PYTHON) -m tools.tables write
 
-list: $(SETUP) ## every paper, experiment, claim, cost and verdict so far
-	@exec $(PYTHON) -m tools.tables list
+list: $(SETUP) ## every experiment, claim, cost and verdict so far, what ran first (PAPER=name for one)
+	@exec $(PYTHON) -m tools.tables list $(PAPER)
 
 test: $(SETUP) ## the tests, less those marked slow (ARGS="-k lstm" for some)
 	@exec $(PYTHON) -m pytest $(ARGS)

@@ -14,6 +14,11 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def places(value: float, digits: int) -> int:
+    """The decimal places that a number's first digits need; negative for tens, hundreds."""
+    return digits - 1 - math.floor(math.log10(float(f"{abs(value):.{digits - 1}e}"))) if value else 0
+
+
 def unit(claim: Claim) -> str:
     return "" if not claim.unit else claim.unit if claim.unit == "%" else f" {claim.unit}"
 
@@ -21,7 +26,7 @@ def unit(claim: Claim) -> str:
 def said(claim: Claim, verdict: Verdict) -> str:
     """A verdict in a cell: "short by 0.3%", "short, within noise", "reproduced"."""
     if verdict.excess is not None:
-        return f"{verdict.word} by {number(verdict.excess)}{unit(claim)}"
+        return f"{verdict.word} by {number(round(verdict.excess, places(verdict.excess, 2)))}{unit(claim)}"
     return f"{verdict.word}, {verdict.reason}" if verdict.reason else verdict.word
 
 
@@ -31,11 +36,16 @@ def judged(claim: Claim, kind: Kind, values: Sequence[float]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The mean over seeds, with the standard deviation (n - 1) and n where there are several."""
-    if not values:
-        return "–"
-    mean = number(statistics.fmean(values))
-    return mean if len(values) == 1 else f"{mean} ± {number(statistics.stdev(values))} ({len(values)})"
+    """The mean over seeds; of several, rounded to what their standard deviation (n - 1) supports, which follows with n."""
+    mean = statistics.fmean(values) if values else math.nan
+    if len(values) < 2 or not math.isfinite(mean):
+        return number(mean)
+    deviation = statistics.stdev(values)
+    if deviation < 1e-4 * abs(mean):  # seeds that agree
+        return f"{number(mean)} ± {deviation:.1g} ({len(values)})"
+    to = places(deviation, 1 + f"{deviation:e}".startswith("1"))  # 1.09 ± 0.08, but 24,400 ± 1,600
+    written, by = (f"{round(x, to):,.{max(to, 0)}f}" for x in (mean, deviation))
+    return f"{written} ± {by} ({len(values)})"
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,8 @@ from common.errors import BadInput
 from common.options import differences
 from common.words import judged, label, number, paper_value, spread, tolerance
 from tests.toy.train import EXPERIMENTS
-from tools import publish, tables
+from tools import grids, publish, tables
+from tools import repository as repository_of
 from tools.repository import papers, pictures, records
 
 LOWER = Claim("error", 7.0, "%", lower_is_better=True, tolerance=0.3)
@@ -124,7 +125,20 @@ def test_numbers():
         *("0.01235", "8.61", "31,390", "999.9", "25,473", "–", "–")
     ]
     assert spread([]) == "–" and spread([8.6]) == "8.6"
-    assert spread([8.0, 9.0, 10.0]) == "9 ± 1 (3)"
+
+
+def test_numbers_are_rounded_to_what_their_spread_supports():
+    """One digit of the standard deviation, two where it begins with a 1; the mean to the same place."""
+    assert spread([1.17, 1.02, 1.075]) == "1.09 ± 0.08 (3)"
+    assert spread([22799, 24411, 26023]) == "24,400 ± 1,600 (3)"
+    assert spread([8.0, 9.0, 10.0]) == "9.0 ± 1.0 (3)" and spread([0.9, -0.9]) == "0.0 ± 1.3 (2)"
+    assert spread([99.5, 102.5]) == "101 ± 2 (2)" and spread([8.0, 8.0]) == "8 ± 0 (2)"
+    assert spread([0.003314, 0.0033140005]) == "0.003314 ± 4e-10 (2)", "seeds that agree"
+    assert spread([8.0, math.nan]) == "–", "a seed that could not measure it"
+
+
+HEAD = "# Toy (2020)\n<!-- field: toys -->\n\n"
+PARTS = [f"## {n}\n<!-- generated: {n} -->\n<!-- end -->\n" for n in ("contents", "found", "ran", "runs", "claims", "records")]
 
 
 @pytest.fixture
@@ -134,17 +148,17 @@ def repository(tmp_path, monkeypatch):
     (root / "papers" / "toy").mkdir(parents=True)
     (root / "common").mkdir()
     (root / "papers" / "toy" / "train.py").write_text("# code")
-    (root / "papers" / "toy" / "README.md").write_text("# Toy\n<!-- generated: claims -->\n<!-- end -->\nby hand\n")
+    (root / "papers" / "toy" / "README.md").write_text("".join([HEAD, *PARTS, "by hand\n"]))
     (root / "README.md").write_text("<!-- generated: papers -->\n<!-- end -->\n")
     (root / "reproductions.md").write_text("<!-- generated: reproductions -->\n<!-- end -->\n")
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", root, *command], check=True)
-    for module in (tables, publish, provenance):
+    for module in (tables, publish, provenance, repository_of):
         monkeypatch.setattr(module, "ROOT", root)
-    monkeypatch.setattr("tools.repository.ROOT", root)
     monkeypatch.setattr(publish, "pictures", lambda paper: {})
-    for module in (tables, publish):
+    for module in (tables, grids, publish):
         monkeypatch.setattr(module, "experiments", lambda paper: EXPERIMENTS)
+    monkeypatch.setattr(tables, "shapes", lambda paper: {})
     return root
 
 
@@ -179,19 +193,30 @@ def test_publish(repository, tmp_path, capsys):
     assert len(curve) == 200 and curve[:10] == [*range(1, 11)] and curve[-1] == 999 and curve == sorted(set(curve))
     assert "time" not in (folder / "curves" / "headline-seed1.jsonl").read_text()
     page = (folder / "README.md").read_text()
-    row = "| `headline` | `test_error` | Table 1 | 20% | ≤ 25 | 22.5 ± 0.7071 (2) | reproduced |"
+    row = "| `headline` | `test_error` | 20% | ≤ 25 | 22.5 ± 0.7 (2) | reproduced |"
     assert row in page and "by hand" in page
+    assert "**1 of 1 claim judged: 1 reproduced.** All of it: 2 runs, 2 min on 1x GPU." in page
+    assert "### Table 1\n\n1 claim: 1 reproduced\n\n|  | `test_error` <sup>1</sup> |" in page
+    assert "| `headline` | 20% / 22.5 ± 0.7 (2) ✓ |" in page and "\n1. at most 5% above: " in page
+    assert '| `make reproduce-toy SEEDS="0 1"` | paper |' in page
+    assert "[found](#found) · [ran](#ran) · [runs](#runs)" in page
+    front = (repository / "README.md").read_text().replace("\u00a0", " ")
     assert (
-        "| `headline` | test_error 20% | 22.5 ± 0.7071 (2) | reproduced | 1 reproduced |" in (repository / "README.md").read_text()
+        "| [Toy (2020)](papers/toy/README.md) | **22.5 ± 0.7 (2)**, paper 20%: reproduced<br>test error (`headline`, headline)"
+        in front
     )
-    assert "22.5 ± 0.7071 (2) | reproduced | 1x GPU; 2 runs, 2 min" in (repository / "reproductions.md").read_text()
+    assert "| ██████████<br>1 of 1: 1 ✓ | 2 runs, 2 min<br>1x GPU |" in front
+    assert "22.5 ± 0.7 (2) | reproduced | 2 runs, 2 min on 1x GPU" in (repository / "reproductions.md").read_text()
+    (row,) = json.loads((repository / "reproductions.json").read_text())
+    assert row["ours"] == [22.0, 23.0] and row["verdict"]["word"] == "reproduced" and row["claim"]["value"] == 20.0
+    assert row["year"] == 2020 and row["wall_s"] == [60.0, 60.0] and row["hardware"] == ["1x GPU"] * 2
     assert tables.stale() == []
     assert capsys.readouterr().out.startswith("added     headline seed 0\nadded     headline seed 1\n")
 
     write_run(runs, 1, metrics={"test_error": 42.0})
     assert publish.publish("toy", runs) == 0
     assert "unchanged headline seed 0\nreplaced  headline seed 1\n" in capsys.readouterr().out
-    assert "32 ± 14.14 (2) | short by 12% |" in (folder / "README.md").read_text()
+    assert "32 ± 14 (2) | short by 12% |" in (folder / "README.md").read_text()
 
 
 def test_a_picture_that_was_not_drawn_stops_nothing(repository, tmp_path, capsys):
@@ -221,7 +246,7 @@ def test_a_table_that_disagrees_with_its_records_is_found(repository, tmp_path):
     write_run(tmp_path / "runs")
     publish.publish("toy", tmp_path / "runs")
     page = repository / "papers" / "toy" / "README.md"
-    page.write_text(page.read_text().replace("| 22 |", "| 12 |"))
+    page.write_text(page.read_text().replace("| 22 |", "| 12 |", 1))
     assert tables.stale() == [page]
     results = repository / "papers" / "toy" / "results.json"
     old = json.loads(results.read_text())
@@ -364,6 +389,87 @@ def test_a_table_of_the_papers_own(tmp_path, monkeypatch):
     )
 
 
+def row(metric, source, value=1.0, kind="paper", name="a", about="Sec. 3, Table 2, one", metrics=None, **claim):
+    """A claim of an experiment, and the records of one seed for each of these metrics."""
+    of = Claim(metric, value, source=source, **({"why": "a choice"} | claim))
+    experiment = dataclasses.replace(EXPERIMENTS["headline"], kind=kind, source=about, claims=[of])
+    return grids.Row(name, experiment, of, [{"metrics": {metric: x}} for x in metrics or []])
+
+
+def test_claims_stand_in_the_papers_tables():
+    """In its order, the paper's own before what is scaled; a claim of the text with its experiment's table."""
+    said = row("worst", 'Sec. 5.6, "never more than 3"')
+    said.experiment.claims.append(Claim("mean", 1.0, source="Table 9, mean"))
+    rows = [row("a", "Table 10"), row("a", "Fig. 2, left"), said, row("a", "somebody's README, 3"), row("a", "Table 2, x")]
+    rows += [row("a", "Table 1", kind="scaled"), row("b", "Sec. 5.2b, in words", about="Sec. 5.2")]
+    rows[1].experiment.claims[:] = rows[3].experiment.claims[:] = []
+    for r in (rows[1], rows[3]):
+        object.__setattr__(r.experiment, "source", "none")
+    found = [grids.title(*key) for key in grids.by_table(rows)]
+    assert found == ["Table 2", "Table 9", "Table 10", "Fig. 2", "Sec. 5.2b", "somebody's README", "Scaled: Table 1"]
+
+
+def test_a_grid_has_lines_columns_marks_and_notes():
+    rows = [
+        row("error", "Table 2, ResNet", 8.0, name="a", metrics=[8.2], lower_is_better=True, tolerance=0.3),
+        row("loss", "Table 2, ResNet", 1.0, name="a", lower_is_better=True, why="no spread"),
+        row("error", "Table 2, plain", 9.0, name="b", metrics=[7.0], either_way=True, tolerance=0.3),
+        row("loss", "Table 2, plain", 2.0, name="b", lower_is_better=True, why="no spread"),
+    ]
+    assert grids.grid("Table 2", rows).splitlines() == [
+        "|  | `error` | `loss` <sup>2</sup> |",
+        "| --- | --- | --- |",
+        "| ResNet<br>`a` | 8 / 8.2 ✓ <sup>1</sup> | 1 / – |",
+        "| plain<br>`b` | 9 / 7 ✗ <sup>3</sup> | 2 / – |",
+        "",
+        "1. at most 0.3 above: a choice",
+        "2. not above: no spread",
+        "3. at most 0.3 off: a choice",
+    ]
+    turned = grids.grid("Table 2", rows, lambda name, claim: (claim.metric, name.upper())).splitlines()
+    assert turned[0] == "|  | A | B |" and turned[2] == (
+        "| error | 8 / 8.2 ✓ <sup>1</sup><br><sub>ResNet</sub> | 9 / 7 ✗ <sup>3</sup><br><sub>plain</sub> |"
+    )
+
+
+def test_a_grid_that_would_be_empty_is_a_list():
+    rows = [row(f"m{i}", f"Table 2, {i}", name=f"e{i}", metrics=[0.0]) for i in range(3)]
+    assert grids.grid("Table 2", rows).splitlines()[:3] == [
+        "|  | paper / ours <sup>1</sup> |", "| --- | --- |", "| 0<br>`e0`, `m0` | 1 / 0 ✗ |",
+    ]  # fmt: skip
+    wide = grids.grid("Table 2", [row(f"m{i}", "Table 2, one") for i in range(8)]).splitlines()
+    assert wide[0] == "|  | one<br>`a` <sup>1</sup> |" and wide[2] == "| `m0` | 1 / – |", "turned, for many metrics of one net"
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_every_claim_stands_once_in_all_claims(paper):
+    text = tables.claims_table(paper)
+    cells = [cell for line in text.splitlines() if line.startswith("| ") for cell in re.split(r" \| |<br>", line) if " / " in cell]
+    cells = [cell for cell in cells if not cell.startswith("paper / ours")]
+    assert len(cells) == len(tables.claim_rows(paper))
+
+
+def test_the_front_page_is_grouped_by_field_once_it_is_long(monkeypatch):
+    assert "###" not in tables.papers_table() and len(papers()) <= tables.FIELDS
+    monkeypatch.setattr(tables, "FIELDS", 5)
+    text = tables.papers_table()
+    assert text.count("\n[") == 0 and "### Images\n\n| paper |" in text and "### Language\n" in text
+    assert all(text.count(tables.link(paper)) == 1 for paper in papers())
+
+
+def test_the_front_page_says_the_best_there_is():
+    headline, other = row("a", "Table 1", name="headline"), row("b", "Table 1", name="other", metrics=[0.0])
+    met, scaled = row("b", "Table 1", name="met", metrics=[2.0]), row("c", "x", kind="scaled", metrics=[0.0])
+    good = row("c", "x", kind="weights", metrics=[2.0])
+    assert tables.best([headline]) is None and tables.best([headline, scaled, other]) is other
+    assert tables.best([headline, scaled, other, met]) is met and tables.best([headline, scaled, good]) is good
+    assert tables.best([row("a", "Table 1", name="headline", metrics=[0.0]), met]).name == "headline"
+    stale = [record | {"stale": "parted"} for record in met.mine]
+    assert tables.best([headline._replace(name="x"), met._replace(mine=stale), scaled]) is scaled, "not what no longer holds"
+    for line in map(tables.line, papers()):
+        assert all(cell.count("<br>") <= 1 for cell in line)
+
+
 def test_nothing_to_publish(repository, tmp_path, capsys):
     assert publish.main(["toy", str(tmp_path / "nothing")]) == 2
     assert publish.main(["nonsense", str(tmp_path)]) == 2
@@ -399,6 +505,14 @@ def test_list_shows_everything():
                 assert claim.metric in text and number(claim.value) in text
 
 
+def test_list_of_a_paper_begins_with_what_ran():
+    lines = [line.split() for line in tables.listing("resnet").splitlines()[2:]]
+    assert {words[0] for words in lines if len(words) > 1 and words[0] in papers()} == {"resnet"}
+    names = [words[1] for words in lines if words[0] == "resnet"]
+    ran = {record["experiment"] for record in records("resnet")}
+    assert {*names[: len(ran)]} == ran and {*names} == {*tables.experiments("resnet")}
+
+
 def test_readings_show_what_they_gave(monkeypatch):
     reading = dataclasses.replace(EXPERIMENTS["smoke"], kind="reading", note="in single precision")
     table = {"a": reading, "b": dataclasses.replace(reading, note="another"), "c": dataclasses.replace(reading, kind="paper")}
@@ -406,7 +520,7 @@ def test_readings_show_what_they_gave(monkeypatch):
     monkeypatch.setattr(tables, "experiments", lambda paper: table)
     monkeypatch.setattr(tables, "records", lambda paper: published)
     lines = tables.readings_table("lstm").splitlines()
-    assert lines[2:] == ["| `a` | in single precision | error 1.5 ± 0.7071 (2), rate – |", "| `b` | another | not run |"]
+    assert lines[2:] == ["| `a` | in single precision | error 1.5 ± 0.7 (2), rate – |", "| `b` | another | not run |"]
 
 
 def test_a_thinned_curve_keeps_its_evaluations():

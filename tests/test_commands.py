@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from common.claims import verdict
 from common.provenance import ROOT
-from common.words import label, paper_value, said
+from common.words import label, paper_value
 from tests.start import record, until
 from tools import launch, tables
 from tools.launch import run_all
@@ -65,13 +64,19 @@ def test_list():
     assert code == 0
     starts = [match.start() for match in re.finditer(r"-+", rule)]
     cells = [[row[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for row in [head, *rows]]
-    assert cells.pop(0) == ["paper", "experiment", "kind", "claim", "paper's", "verdict so far", "expected cost"]
+    assert cells.pop(0) == ["paper", "experiment", "kind", "claim", "paper's", "ours", "verdict so far", "expected cost"]
     for paper in papers():
         for name, experiment in experiments(paper).items():
-            first = next((row for row in tables.claim_rows(paper) if row[0] == name), None)
-            cell = [label(first[2]), paper_value(first[2]), said(first[2], verdict(*first[1:]))] if first else ["–"] * 3
+            first = next((row for row in tables.claim_rows(paper) if row.name == name), None)
+            cell = [*first.cells()] if first else ["–"] * 4
             assert [paper, name, experiment.kind, *cell, experiment.cost] in cells
             assert all(any(row[3:5] == [label(claim), paper_value(claim)] for row in cells) for claim in experiment.claims)
+
+
+def test_list_of_one_paper():
+    code, lines = make("list", "PAPER=lenet")
+    assert code == 0 and all(line.startswith(("lenet ", " ")) for line in lines[2:])
+    assert make("list", "PAPER=nonsense")[0] == 2
 
 
 def test_help():

@@ -189,7 +189,7 @@ def test_a_parted_record_is_marked_and_a_new_one_is_not(repository, tmp_path, mo
     assert marked.pop("stale").startswith("parted at step 10: loss 2 -> 3, at commit ") and marked == record
     tables.write()
     page = (repository / "papers/toy/README.md").read_text()
-    assert "| 22 | stale |" in page and "1 stale" in (repository / "README.md").read_text()
+    assert "| 22 | stale |" in page and "1\u00a0stale" in (repository / "README.md").read_text()
 
     mark_stale([dataclasses.replace(one, result="not replayed: no time")])
     assert "stale" in records("toy")[0], "what was not looked at stays as it was"

@@ -167,6 +167,8 @@ def test_experiments_say_what_they_are(paper):
     assert next(iter(table.values())).kind == "paper", "the first experiment is the paper's headline"
     for name, experiment in table.items():
         assert experiment.source and experiment.cost and experiment.cap, name
+        on = r"CPU|GPU of|any one GPU|H100|A100|TPU|P100|RTX"
+        assert experiment.kind == "smoke" or re.search(on, experiment.cost), f"{name}: say on what it costs that"
         for claim in experiment.claims:
             assert claim.source and claim.why, (
                 f"{name}: {claim.metric}: say where it is printed, and where the tolerance comes from"
@@ -174,9 +176,53 @@ def test_experiments_say_what_they_are(paper):
             assert claim.at is None or {claim.metric, claim.along} <= {*experiment.curves}, f"{name}: no curve of {claim.metric}"
         if experiment.kind in ("reading", "scaled"):
             assert experiment.note, f"{name}: say what is read differently, or scaled"
-    for part in ("Claims", "Run it", "What is logged", "Notes from the paper", "Deviations", "Open questions", "Figures"):
-        assert f"\n## {part}\n" in (ROOT / "papers" / paper / "README.md").read_text()
     assert len((ROOT / "papers" / paper / "model.py").read_text().splitlines()) <= 260
+
+
+PARTS = [
+    "What was found",
+    "Run it",
+    "What is logged",
+    "Notes from the paper",
+    "Deviations",
+    "Open questions",
+    "All claims",
+    "Figures",
+]
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_a_page_has_its_parts_in_order(paper):
+    """What was found comes first, with one picture where there are any; the whole list of claims late. Others may stand between."""
+    page = (ROOT / "papers" / paper / "README.md").read_text()
+    assert [part for part in re.findall(r"^## (.+)$", page, re.MULTILINE) if part in PARTS] == PARTS
+    marks = ["contents", "found", "ran", "runs", "claims"]
+    assert [mark for mark in re.findall(r"<!-- generated: (\w+)", page) if mark in marks] == marks
+    first = page.partition("\n## What was found\n")[2]
+    assert first.startswith("\n<!-- generated: found")
+    if any((ROOT / "papers" / paper / "figures").glob("*.png")):
+        assert first.partition("\n## ")[0].partition("<!-- generated: ran")[0].count("](figures/") == 1
+    for link in re.findall(r"\]\(#([\w-]+)\)", page):
+        assert link in {tables.anchor(heading) for heading in re.findall(r"^#+ (.+)$", page, re.MULTILINE)}, link
+
+
+@pytest.mark.parametrize("page", [path for path in tables.files() if path.suffix == ".md"], ids=lambda page: page.parent.name)
+def test_commands_of_a_page_work_when_pasted(page):
+    """They name papers, experiments, weights and scripts that are there."""
+    targets = {*re.findall(r"^([\w-]+)[%:]", (ROOT / "Makefile").read_text(), re.MULTILINE)}
+    for command in re.findall(r"`+(?:\n)?((?:make|python -m) [^`]+)`", page.read_text()):
+        for line in command.splitlines():
+            if line.startswith("make ") and not re.search(r"<paper>|=\S* ?\.\.\.|python3 \.\.\.", line):
+                verb, paper = re.match(r"make (?:PY=\S+ )?([a-z]+-?)(\w*)", line).groups()
+                assert (verb + paper if verb[-1] != "-" else verb) in targets, line
+                assert not paper or paper in papers(), line
+                for name in re.findall(r"EXPERIMENT=([\w.@-]+)", line):
+                    assert name in experiments(paper), line
+                if verb == "evaluate-" and (weights := re.search(r'ARGS="?([^\s"]+)', line)):
+                    named = f"weights-{weights[1]}" in experiments(paper)
+                    assert named or re.search(r"\.\w+$|/|^[A-Z]+$", weights[1]), line
+            if line.startswith("python -m ") and "<paper>" not in line:
+                assert (ROOT / (line.split()[2].replace(".", "/") + ".py")).exists(), line
 
 
 @pytest.mark.parametrize("paper", papers())

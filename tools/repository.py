@@ -3,11 +3,12 @@
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.claims import Experiment, Record
+from common.claims import Claim, Experiment, Record
 from common.errors import BadInput
 from common.provenance import ROOT
 
@@ -58,6 +59,19 @@ def records(paper: str) -> list[Record]:
     """The published records of a paper, papers/<paper>/results.json."""
     path = ROOT / "papers" / paper / "results.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def heading(paper: str) -> tuple[str, str, str]:
+    """(name, year, field), from the first two lines of a paper's page. Raises BadInput: they are not of that form."""
+    text = (ROOT / "papers" / paper / "README.md").read_text(encoding="utf-8")
+    found = re.match(r"# (.+) \((\d{4})\)\n<!-- field: ([\w ]+) -->\n", text)
+    refuse(not found, f"papers/{paper}/README.md begins with '# NAME (YEAR)' and '<!-- field: FIELD -->', a line each")
+    return found.groups()
+
+
+def shapes(paper: str) -> dict[str, Callable[[str, Claim], tuple[str, str]]]:
+    """train.py's SHAPES, for tables that are not experiments by metrics: table -> (experiment, claim) -> (line, column)."""
+    return getattr(importlib.import_module(f"papers.{paper}.train"), "SHAPES", {})
 
 
 def own_tables(paper: str) -> dict[str, Callable[[list[Record]], list[list[str]]]]:

@@ -1,91 +1,141 @@
 """Every table of the repository, generated from EXPERIMENTS and the published records.
 
-`python -m tools.tables write` rewrites them (make tables; a test fails where one is out of date), `list` prints the whole state of
-the repository (make list). A generated part of a file stands between `<!-- generated: NAME -->` and `<!-- end -->`.
+`python -m tools.tables write` rewrites them (make tables; a test fails where one is out of date), `list [PAPER]` prints the whole
+state of the repository (make list). A generated part of a file stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
+import json
+import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
-from common.claims import Claim, Experiment, Record, Verdict, values, verdict
+from common.claims import Record, values
 from common.files import write_atomic
-from common.options import differences
 from common.provenance import ROOT
-from common.words import columns, duration, label, number, paper_value, said, spread, tolerance
-from tools.repository import experiments, own_tables, papers, records, refuse, told
+from common.words import columns, duration, number, spread, tolerance
+from tools.grids import LEGEND, Row, by_table, claim_rows, folded, grid, markdown, title
+from tools.repository import experiments, heading, known, own_tables, papers, records, refuse, shapes, told
 
-LINK = "[{0}](papers/{0}/README.md)"
-
-
-class Row(NamedTuple):
-    """A claim of an experiment, its records by seed, and how all that is written."""
-
-    name: str
-    experiment: Experiment
-    claim: Claim
-    mine: list[Record]
-
-    def cells(self) -> tuple[str, str, str, str]:
-        """(claim, the paper's, ours, verdict)."""
-        ours = spread(values(self.claim, self.mine))
-        return label(self.claim), paper_value(self.claim), ours, said(self.claim, verdict(self.experiment, self.claim, self.mine))
-
-
-def claim_rows(paper: str) -> list[Row]:
-    """Every claim of a paper, in the order of EXPERIMENTS. Raises BadInput: a record is no longer one of its experiment."""
-    published, rows = records(paper), []
-    for name, experiment in experiments(paper).items():
-        mine = sorted((r for r in published if r["experiment"] == name), key=lambda r: r["seed"])
-        for record in mine:
-            changed = differences(record["config"], experiment.config)
-            where = f"papers/{paper}/results.json: {name} seed {record['seed']} was run with other hyper-parameters than train.py"
-            refuse(changed, f"{where} has now ({', '.join(changed)}); run and publish it again")
-        if experiment.kind != "smoke":
-            rows += [Row(name, experiment, claim, mine) for claim in experiment.claims]
-    return rows
+BESIDE = {"scaled": "of scaled runs", "weights": "of official weights", "reading": "of readings"}
+SIGNS = {"reproduced": "✓", "short": "✗", "not run": "–"}
+SHOWN = 8  # lines of a table that is not folded
+CLAIMS = 20  # claims that a page begins with; more are counted
+FIELDS = 20  # papers on one table of the front page; more are grouped by field
 
 
 def made_on(mine: list[Record]) -> str:
-    """Hardware and time of the records: "AMD EPYC, 2 cores; 3 runs, 6 min"."""
-    hardware, runs = ", ".join(sorted({r["hardware"] for r in mine})), f"{len(mine)} runs, " * (len(mine) > 1)
-    return f"{hardware}; {runs}{duration(sum(r['wall_s'] for r in mine))}" if mine else "–"
+    """Time and hardware of the records: "3 runs, 6 min on AMD EPYC, 2 cores"."""
+    hardware = " and ".join(sorted({re.sub(r"\(R\)| Processor|(?<= 1 core)s", "", r["hardware"]) for r in mine}))
+    time = f"{len(mine)} runs, " * (len(mine) > 1) + duration(sum(r["wall_s"] for r in mine))
+    return f"{time} on {hardware}" if mine else "–"
 
 
-def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines) + "\n"
+def tally(rows: Iterable[Row], words: dict[str, str] = {}) -> str:  # noqa: B006
+    """How many of each: "5 reproduced, 1 short, 2 not run"; with SIGNS "5 ✓, 1 ✗, 2 –"."""
+    return ", ".join(f"{n} {words.get(word, word)}" for word, n in Counter(row.verdict.word for row in rows).items())
+
+
+def counted(n: int, what: str) -> str:
+    """1 reading, 2 readings."""
+    return f"{n} {what}" if n != 1 else f"1 {re.sub(r's(?= |$)', '', what, count=1)}"
+
+
+def link(paper: str) -> str:
+    return "[{} ({})](papers/{}/README.md)".format(*heading(paper)[:2], paper)
+
+
+def by_year() -> list[str]:
+    return sorted(papers(), key=lambda paper: (heading(paper)[1], heading(paper)[0].lower()))
+
+
+def of_paper(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """The claims of the paper itself, and those of them that were judged."""
+    own = [row for row in rows if row.experiment.kind == "paper"]
+    return own, [row for row in own if row.mine]
+
+
+# A paper's page.
+
+
+def contents(paper: str) -> str:
+    text = (ROOT / "papers" / paper / "README.md").read_text(encoding="utf-8")
+    return " · ".join(f"[{part}](#{anchor(part)})" for part in re.findall(r"^## (.+)$", text, re.MULTILINE)) + "\n"
+
+
+def anchor(heading: str) -> str:
+    """GitHub's name for a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def found(paper: str) -> str:
+    """In a sentence or two: how many claims were judged, how they stand, and what the runs took."""
+    rows, mine = claim_rows(paper), records(paper)
+    own, judged = of_paper(rows)
+    count = Counter(row.experiment.kind for row in rows if row.mine and row.experiment.kind != "paper")
+    so_far = f"**{len(judged) or 'None'} of {counted(len(own), 'claims')} judged{f': {tally(judged)}' * bool(judged)}.** "
+    beside = f"Beside other numbers, without a verdict: {', '.join(f'{n} {BESIDE[kind]}' for kind, n in count.items())}. "
+    return so_far + beside * bool(count) + (f"All of it: {made_on(mine)}.\n" if mine else "Nothing has been run yet.\n")
+
+
+def ran_table(paper: str) -> str:
+    """The claims that were run; where they are many, how many of each of the paper's tables came out."""
+    rows = [row for row in claim_rows(paper) if row.mine]
+    if len(rows) <= CLAIMS:
+        head = ["experiment", "claim", "paper", "counts as reproduced", "ours", "verdict"]
+        bound = lambda row: tolerance(row.claim) if row.experiment.kind in ("paper", "weights") else "–"
+        cells = [(row.name, bound(row), row.cells()) for row in rows]
+        return markdown(head, [[f"`{name}`", f"`{c}`", theirs, t, *rest] for name, t, (c, theirs, *rest) in cells]) * bool(rows)
+    lines = []
+    for key, mine in by_table(rows).items():
+        runs = ", ".join(dict.fromkeys(f"`{row.name}`" for row in mine))
+        lines.append([f"[{title(*key)}](#{anchor(title(*key))})", runs, str(len(mine)), tally(mine)])
+    return markdown(["where", "experiments that ran", "claims", "how they stand"], lines)
 
 
 def claims_table(paper: str) -> str:
-    """For papers/<paper>/README.md."""
-    head, rows, reasons = ["experiment", "claim", "where", "paper", "counts as reproduced", "ours", "verdict"], [], {}
-    for row in claim_rows(paper):
-        (claim, theirs, ours, word), c = row.cells(), row.claim
-        rows.append([f"`{row.name}`", f"`{claim}`", c.source, theirs, tolerance(c), ours, word])
-        reasons |= {f"\n- `{claim}`: {c.why}": None} if c.why else {}
-    return markdown(head, rows) + "".join(reasons) + "\n"
+    """All claims, a table for each of the paper's."""
+    parts = []
+    for key, rows in by_table(claim_rows(paper)).items():
+        text = grid(key[1], rows, shapes(paper).get(title(*key)))
+        summary = f"{counted(len(rows), 'claims')}: {tally(rows)}"
+        long = text.count("\n|") - 1 > SHOWN
+        parts.append(f"### {title(*key)}\n\n" + (folded(summary, text) if long else f"{summary}\n\n{text}"))
+    return LEGEND + "\n\n" + "\n".join(parts)
+
+
+def command(paper: str, name: str, mine: list[Record]) -> str:
+    """What runs an experiment, with the seeds that were published."""
+    if name.startswith("weights-"):
+        return f"make evaluate-{paper} ARGS={name.removeprefix('weights-')}"
+    seeds = " ".join(map(str, sorted(r["seed"] for r in mine)))
+    first = next(iter(experiments(paper)))
+    return f"make reproduce-{paper}" + f" EXPERIMENT={name}" * (name != first) + f' SEEDS="{seeds}"' * (len(mine) > 1)
 
 
 def runs_table(paper: str) -> str:
-    """For papers/<paper>/README.md: the command, cap and cost of every experiment, and what its published runs took."""
-    published, rows = records(paper), []
+    """The command, cap and cost of every experiment, and what its runs took: headline and those that ran, others, readings."""
+    published, parts = records(paper), {"": [], "experiments still to be run": [], "readings": []}
     for i, (name, e) in enumerate(experiments(paper).items()):
         mine = [r for r in published if r["experiment"] == name]
-        seeds = " ".join(map(str, sorted(r["seed"] for r in mine)))
-        command = f"make reproduce-{paper}" + f" EXPERIMENT={name}" * (i > 0) + f' SEEDS="{seeds}"' * (len(mine) > 1)
-        if e.kind == "weights":
-            command = f"make evaluate-{paper} ARGS={name.removeprefix('weights-')}"
         if e.kind != "smoke":
-            rows.append([f"`{name}`", e.kind, e.source, f"`{command}`", e.cap, e.cost, made_on(mine)])
-    return markdown(["experiment", "kind", "paper", "command", "cap", "expected cost", "measured"], rows)
+            part = [*parts][2 if e.kind == "reading" else not (mine or i == 0)]
+            parts[part].append([f"`{command(paper, name, mine)}`", e.kind, e.source, e.cap, e.cost, made_on(mine)])
+    head = ["command", "kind", "where", "cap", "expected cost", "measured"]
+    tables = {what: markdown(head, rows) for what, rows in parts.items() if rows}
+    text = "\n".join(folded(counted(len(parts[what]), what), table) if what else table for what, table in tables.items())
+    return text + "\nCPU cores are those of an AMD EPYC or Intel Xeon, as where they were measured.\n" * ("CPU" in text)
+
+
+def maybe_folded(what: str, head: list[str], rows: list[list[str]], shown: int = SHOWN) -> str:
+    return folded(counted(len(rows), what), markdown(head, rows)) if len(rows) > shown else markdown(head, rows)
 
 
 def readings_table(paper: str) -> str:
-    """For papers/<paper>/README.md: what each reading reads differently, and what it gave; means over seeds."""
+    """What each reading reads differently, and what it gave; means over seeds."""
     published, rows = records(paper), []
     for name, e in experiments(paper).items():
         mine = [r for r in published if r["experiment"] == name]
@@ -94,82 +144,137 @@ def readings_table(paper: str) -> str:
             measured = {k: [r["metrics"][k] for r in mine if r["metrics"][k] is not None] for r in mine[:1] for k in r["metrics"]}
             gave = ", ".join(f"{metric} {spread(values)}" for metric, values in measured.items())
             rows.append([f"`{name}`", e.note, stale + gave or "not run"])
-    return markdown(["experiment", "reading", "gave"], rows)
+    return maybe_folded("readings", ["experiment", "reading", "gave"], rows)
 
 
 def records_table(paper: str) -> str:
-    """For papers/<paper>/README.md: everything that the published runs measured."""
+    """Everything that the published runs measured."""
     rows = []
     for r in records(paper):
         metrics = ", ".join(f"{k} {number(v)}" for k, v in r["metrics"].items())
         commit = f"`{(r['commit'] or '')[:10]}`" + (f", stale: {r['stale']}" if "stale" in r else "")
         rows.append([f"`{r['experiment']}`", str(r["seed"]), metrics, number(r["samples_per_s"]), commit])
-    return markdown(["experiment", "seed", "metrics", "samples/s", "commit"], rows)
+    table = maybe_folded("runs", ["experiment", "seed", "metrics", "samples/s", "commit"], rows)
+    return f"Everything that the published runs measured:\n\n{table}" if rows else "No run has been published yet.\n"
+
+
+# The front page and reproductions.md.
+
+
+def best(rows: list[Row]) -> Row | None:
+    """The best evidence that there is: the headline's, else the paper's own that was judged, else what meets its reference."""
+    met = lambda row: row.claim.verdict("paper", values(row.claim, row.mine)).word == "reproduced"
+    kind = lambda row: ["paper", *BESIDE].index(row.experiment.kind)
+    rank = lambda row: (row.verdict.word == "stale", row.name != rows[0].name, kind(row) > 0, not met(row), kind(row))
+    return min((row for row in rows if row.mine), key=rank, default=None)
+
+
+def line(paper: str) -> list[str]:
+    """A paper's line on the front page, at most two lines a cell."""
+    rows = claim_rows(paper)
+    own, judged = of_paper(rows)
+    bar = "█" * (full := -(-10 * len(judged) // max(len(own), 1))) + "░" * (10 - full)
+    counts = f"{bar}<br>{len(judged)} of {len(own)}{': ' * bool(judged)}{tally(judged, SIGNS)}"
+    if (row := best(rows)) is None:
+        return [link(paper), "nothing run yet", counts, "–"]
+    claim, theirs, ours, word = row.cells()
+    all_of_it = [other for other in rows if other.name == row.name]
+    headline = ", headline" * (row.name == rows[0].name) + f": {tally(all_of_it, SIGNS)}" * (len(all_of_it) > 1)
+    other = "paper" if row.experiment.kind in ("paper", "reading") else "reference"
+    evidence = f"**{ours}**, {other} {theirs}: {word}<br>{claim.replace('_', ' ')} (`{row.name}`{headline})"
+    unbroken = [cell.replace(" ", "\u00a0") for cell in (counts, made_on(row.mine).replace(" on ", "<br>"))]
+    return [link(paper), evidence, *unbroken]
 
 
 def papers_table(_: str = "") -> str:
-    """For README.md: one line a paper, the claims of its headline experiment, and how all of its claims stand."""
-    rows = []
-    for paper in papers():
-        claims = claim_rows(paper)
-        headline = [row.cells() for row in claims if row.name == claims[0].name]
-        cells = ["<br>".join(column) for column in zip(*((f"{c} {theirs}", *rest) for c, theirs, *rest in headline), strict=True)]
-        so_far = tally(verdict(row.experiment, row.claim, row.mine) for row in claims)
-        rows.append([LINK.format(paper), f"`{claims[0].name}`", *cells, so_far])
-    return markdown(["paper", "headline experiment", "paper's", "ours", "verdict", "all claims"], rows)
-
-
-def tally(verdicts: Iterable[Verdict]) -> str:
-    """How many of each: "5 reproduced, 1 short, 2 not run"."""
-    return ", ".join(f"{n} {word}" for word, n in Counter(verdict.word for verdict in verdicts).items())
+    """For README.md: one line a paper, by year, and by field where they are many."""
+    lines = {paper: line(paper) for paper in by_year()}
+    head = ["paper", "best evidence so far", "claims judged", "time, hardware"]
+    if len(lines) <= FIELDS:
+        return markdown(head, lines.values())
+    fields = sorted({heading(paper)[2] for paper in lines})
+    of = lambda field: [cells for paper, cells in lines.items() if heading(paper)[2] == field]
+    return "\n".join(f"### {field.capitalize()}\n\n{markdown(head, of(field))}" for field in fields)
 
 
 def reproductions(_: str = "") -> str:
-    """reproductions.md: every claim of every paper."""
-    rows = []
-    for paper in papers():
+    """reproductions.md: how all claims of all papers stand, then every claim that was run; of the others the experiments."""
+    summary, sections = [], []
+    for paper in by_year():
+        rows = claim_rows(paper)
+        own, judged = of_paper(rows)
+        ran, waiting = [row for row in rows if row.mine], dict.fromkeys(f"`{row.name}`" for row in rows if not row.mine)
+        count = Counter(row.verdict.word for row in judged)
+        numbers = len(own), len(judged), count["reproduced"], count["short"], count["stale"], len(ran) - len(judged)
+        summary.append([link(paper), *map(str, numbers)])
+        cells = [(row, row.cells()) for row in ran]
+        lines = [[f"`{row.name}`", f"`{c}`<br>{row.claim.source}", *rest, made_on(row.mine)] for row, (c, *rest) in cells]
+        head = ["experiment", "claim, where", "paper", "ours", "verdict", "time, hardware"]
+        table = maybe_folded("claims that were run", head, lines, CLAIMS)
+        not_run = folded(f"{counted(len(waiting), 'experiments')} with claims that wait", ", ".join(waiting) + "\n")
+        parts = f"## {link(paper)}\n", found(paper), table * bool(ran), not_run * bool(waiting)
+        sections.append("\n".join(filter(None, parts)))
+    totals = ["all", *(str(sum(int(line[i]) for line in summary)) for i in range(1, 7))]
+    head = ["paper", "claims", "judged", "reproduced", "short", "stale", "scaled, weights, readings"]
+    return markdown(head, [*summary, totals]) + "\n" + "\n".join(sections)
+
+
+def as_json() -> str:
+    """reproductions.json: every claim of every paper, for whoever sorts or plots; `ours` by seed."""
+    every = []
+    for paper in by_year():
+        name, year, field = heading(paper)
         for row in claim_rows(paper):
-            claim, *rest = row.cells()
-            rows.append([LINK.format(paper), f"`{row.name}`", f"{claim}, {row.claim.source}", *rest, made_on(row.mine)])
-    return markdown(["paper", "experiment", "claim", "paper's", "ours", "verdict", "hardware, time"], rows)
+            e, ours = row.experiment, [x if math.isfinite(x) else None for x in values(row.claim, row.mine)]
+            claim = {key: value for key, value in asdict(row.claim).items() if key != "why" and (value or key == "value")}
+            every.append(
+                {"paper": paper, "name": name, "year": int(year), "field": field, "experiment": row.name, "kind": e.kind}
+                | {"claim": claim, "seeds": [r["seed"] for r in row.mine], "ours": ours, "verdict": asdict(row.verdict)}
+                | {"cost": e.cost, "wall_s": [r["wall_s"] for r in row.mine], "hardware": [r["hardware"] for r in row.mine]}
+            )
+    return "[\n" + ",\n".join(json.dumps(each, ensure_ascii=False) for each in every) + "\n]\n"
 
 
-def listing() -> str:
-    """Plain text for `make list`."""
-    rows = [["paper", "experiment", "kind", "claim", "paper's", "verdict so far", "expected cost"]]
-    for paper in papers():
-        claims = claim_rows(paper)
-        for name, e in experiments(paper).items():
-            cells = [(claim, theirs, word) for claim, theirs, _, word in (row.cells() for row in claims if row.name == name)]
-            first, *more = cells or [("–",) * 3]
+def listing(only: str = "") -> str:
+    """Plain text for `make list`: of each paper what ran first."""
+    rows = [["paper", "experiment", "kind", "claim", "paper's", "ours", "verdict so far", "expected cost"]]
+    for paper in [only] if only else by_year():
+        claims, ran = claim_rows(paper), {record["experiment"] for record in records(paper)}
+        for name, e in sorted(experiments(paper).items(), key=lambda item: item[0] not in ran):
+            first, *more = [row.cells() for row in claims if row.name == name] or [("–",) * 4]
             rows += [[paper, name, e.kind, *first, e.cost], *(["", "", "", *cells, ""] for cells in more)]
     rows.insert(1, ["-" * max(map(len, column)) for column in zip(*rows, strict=True)])
     return "\n".join(columns(rows))
 
 
-BLOCKS = {"claims": claims_table, "runs": runs_table, "readings": readings_table, "records": records_table}
-BLOCKS |= {"papers": papers_table, "reproductions": reproductions}
+BLOCKS = {"contents": contents, "found": found, "ran": ran_table, "claims": claims_table, "runs": runs_table}
+BLOCKS |= {"readings": readings_table, "records": records_table, "papers": papers_table, "reproductions": reproductions}
 BLOCK = re.compile(r"(<!-- generated: (\w+)[^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def generated(path: Path) -> str:
     """A file's text with every generated part made anew."""
+    if path.suffix == ".json":
+        return as_json()
 
     def block(match: re.Match) -> str:
         paper, name = path.parent.name, match[2]
-        own = lambda paper: markdown((rows := own_tables(paper)[name](records(paper)))[0], rows[1:])
-        return f"{match[1]}\n{BLOCKS.get(name, own)(paper)}\n{match[3]}"
+        if name in BLOCKS:
+            return f"{match[1]}\n{BLOCKS[name](paper)}\n{match[3]}"
+        head, *rows = own_tables(paper)[name](records(paper))
+        return f"{match[1]}\n{maybe_folded(f'lines: {name}', head, rows)}\n{match[3]}"
 
     return BLOCK.sub(block, path.read_text(encoding="utf-8"))
 
 
 def files() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "reproductions.md", *(ROOT / "papers" / paper / "README.md" for paper in papers())]
+    pages = [ROOT / "papers" / paper / "README.md" for paper in papers()]
+    return [ROOT / "README.md", ROOT / "reproductions.md", ROOT / "reproductions.json", *pages]
 
 
 def stale() -> list[Path]:
     """The files in which a table and its records disagree."""
-    return [path for path in files() if generated(path) != path.read_text(encoding="utf-8")]
+    return [path for path in files() if not path.exists() or generated(path) != path.read_text(encoding="utf-8")]
 
 
 def write() -> None:
@@ -179,11 +284,16 @@ def write() -> None:
         print(f"rewrote {path.relative_to(ROOT)}")
 
 
-def main(command: str) -> int:
+def main(command: str = "list", paper: str = "") -> int:
     refuse(command not in ("list", "write"), f"tools.tables: '{command}' is neither list nor write")
-    print(listing(), flush=True) if command == "list" else write()
+    if command == "write":
+        write()
+        return 0
+    if paper:
+        known(paper)
+    print(listing(paper), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(told(main, sys.argv[1] if len(sys.argv) > 1 else "list"))
+    sys.exit(told(main, *sys.argv[1:3]))

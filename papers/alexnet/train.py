@@ -262,7 +262,7 @@ def evaluate(run: Run, model: nn.Module, tests: Tests, kind: str, name: str = ""
 RUN = {"kind": "paper", "precision": {"cpu": "bf16", "cuda": "bf16"}}
 SPREAD = "a choice, the paper gives no spread: three times the 0.11 that a public ResNet-50 recipe shows over seeds"
 WHOLE = "half of the last digit: it is printed in whole per cents"
-COST = "9 h on one GPU with eight worker processes, by the 480 images/s that one of them decodes; not run here"
+COST = "9 h on any one GPU with eight worker processes, by the 480 images/s that an AMD EPYC core decodes; not run here"
 
 
 def on_imagenet(

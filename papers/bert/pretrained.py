@@ -191,12 +191,12 @@ WEIGHTS = {
     ),
     "weights-google-bert-bert-base-uncased": Experiment(
         Weights("google-bert/bert-base-uncased"), kind="weights", source="Sec. 3.1", cap="WikiText-2's test text",
-        cost="440 MB to download, a minute on one GPU; not run here",
+        cost="440 MB to download, a minute on one A100, a guess; not run here",
         claims=[Claim("test_next_accuracy", 97, "%", "Sec. 3.1, footnote 5", tolerance=2, why=SEEN)],
     ),
     "weights-gchhablani-bert-base-cased-finetuned-sst2": Experiment(
         Weights("gchhablani/bert-base-cased-finetuned-sst2", "sst2"), kind="weights", source="Table 1", cap="SST-2's dev set",
-        cost="430 MB to download, seconds on one GPU; not run here",
+        cost="430 MB to download, seconds on one A100, a guess; not run here",
         claims=[
             Claim(
                 "dev_accuracy", 92.32, "%", "its card", tolerance=0.1, either_way=True,

@@ -222,5 +222,14 @@ EXPERIMENTS = {
 }  # fmt: skip
 
 
+def by_task(name: str, claim: Claim) -> tuple[str, str]:
+    """As the paper has it: a line for each network, a column for each task and its metric."""
+    task = name.removeprefix("glue-").removeprefix("large-").upper() if name.startswith("glue-") else "pre-training"
+    return "large" if "-large-" in name else "base", f"{task}<br>`{claim.metric}`"
+
+
+SHAPES = dict.fromkeys(["Table 1", "Table 5", "Table 6"], by_task)
+
+
 if __name__ == "__main__":
     reproduce(EXPERIMENTS, train)

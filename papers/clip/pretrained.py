@@ -255,7 +255,7 @@ def known(name: str, paper: tuple[float, ...], again: tuple[float, ...]) -> Expe
         )
     return Experiment(
         Weights(name), kind="weights", source=f"Table 11, {name}", cap="the test sets", claims=claims,
-        cost="minutes on one GPU; not run here", precision={"cpu": "fp32", "cuda": "tf32"},
+        cost="minutes on one A100, a guess; not run here", precision={"cpu": "fp32", "cuda": "tf32"},
     )  # fmt: skip
 
 

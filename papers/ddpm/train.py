@@ -359,6 +359,7 @@ EXPERIMENTS = {
 
 
 TABLES = {"table_2": tables.objectives, "table_4": tables.table_4}
+SHAPES = {f"{kind}: Table 4": tables.in_table_4 for kind in ("Scaled", "Official weights")}
 SCALED = ["cifar10-small"]
 PICTURES = {"rate-distortion": (SCALED, tables.rate_distortion), "distortion": (SCALED, tables.distortion)}
 

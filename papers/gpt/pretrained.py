@@ -150,7 +150,7 @@ class Weights:
 WEIGHTS = {
     "weights-openai-gpt": Experiment(
         Weights("openai-gpt"), kind="weights", source="Sec. 4.1", cap="the held-out text",
-        cost="BooksCorpus as tokens, and a minute on one GPU; not run here",
+        cost="BooksCorpus as tokens, and a minute on one A100, a guess; not run here",
         claims=[
             Claim(
                 "val_ppl", 18.4, "", "Sec. 4.1", lower_is_better=True, tolerance=0.4,

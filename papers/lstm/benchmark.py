@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.benchmark import compare
-from papers.lstm.model import LSTM, f, g, h, squared_error
+from papers.lstm.model import LSTM, f, squared_error
 from papers.lstm.tasks import TASKS
 
 TRIALS, UPDATES, BLOCKS = 20, 20, 7
@@ -21,18 +21,10 @@ TRIALS, UPDATES, BLOCKS = 20, 20, 7
 def step_by_step(model: LSTM, x: Tensor, last: Tensor, truncate: bool = True) -> Tensor:
     """`LSTM.forward` as a loop over time: x (N, M, T, I), last (N, M) -> (N, M, K). Untruncated if so asked, for comparison."""
     (N, M, T, _), B, S = x.shape, model.blocks, model.cells
-    y = x.new_zeros(N, M, B * (2 + S))
-    s = x.new_zeros(N, M, B, S)
-    outputs = []
+    y, s, outputs = x.new_zeros(N, M, B * (2 + S)), x.new_zeros(N, M, B, S), []
     for t in range(T):
-        before = y.detach() if truncate else y
-        net = x[:, :, t] @ model.input_weight.mT + before @ model.recurrent_weight.mT + model.padded_bias()[:, 0]
-        net = net.unflatten(-1, (B, 2 + S))
-        y_in, y_out = f(net[..., :1]), f(net[..., 1:2])
-        s = s + y_in * g(net[..., 2:])
-        y_c = y_out * h(s)
-        y = torch.cat([y_in, y_out, y_c], -1).flatten(2)
-        outputs.append(y_c.flatten(2))
+        y, s = model.step(x[:, :, t], y.detach() if truncate else y, s)
+        outputs.append(y.unflatten(-1, (B, 2 + S))[..., 2:].flatten(2))  # y_c
     y_c = torch.stack(outputs, 2).take_along_dim(last[:, :, None, None], 2).squeeze(2)
     net_k = y_c @ model.output_weight.mT
     return f(net_k if model.output_bias is None else net_k + model.output_bias[:, None])

@@ -2,8 +2,8 @@
 
 Implemented: the memory-cell blocks of Sec. 4 with the truncated gradient of appendix A.1 (`LSTM`: Secs. 5.1, 5.2c and
 5.3-5.6), and the net of Secs. 5.2a and 5.2b, whose one cell has an input gate only (`InputGateNet`).
-Not in this paper, so not here: forget gates (Gers et al. 2000), peepholes, tanh, softmax, momentum, mini-batches. The untruncated
-gradient, which Sec. 6 tried and found no better, is left out too.
+Not in this paper, so not here: forget gates (Gers et al. 2000), peepholes, tanh, softmax, momentum, mini-batches. Left out: the
+untruncated gradient, which Sec. 6 tried and found no better; conventional hidden units (Eqs. 6, 11, 20), which no experiment has.
 
 Sec. 5 reports means over 10 to 30 independent trials. Trials are a batch dimension: every trial has its own weights and its own
 sequences, nothing is shared between them, and thirty cost about as much as one.
@@ -27,14 +27,14 @@ def f(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
-def h(x: Tensor) -> Tensor:
-    """2 / (1 + exp(-x)) - 1, range [-1, 1]: squashes the cell state on its way out (Eq. 4); `recur` has it as tanh(s / 2)."""
-    return torch.tanh(0.5 * x)
+def h(x: Tensor, to: float = 1.0) -> Tensor:
+    """2 / (1 + exp(-x)) - 1, range [-1, 1]: squashes the cell state on its way out (Eq. 4); in [-to, to] for the readings."""
+    return to * torch.tanh(0.5 * x)
 
 
-def g(x: Tensor) -> Tensor:
-    """4 / (1 + exp(-x)) - 2, range [-2, 2]: squashes the cell input (Eq. 5); `recur` has it as 2 g_range (f(net) - 1/2)."""
-    return 2 * torch.tanh(0.5 * x)
+def g(x: Tensor, to: float = 2.0) -> Tensor:
+    """4 / (1 + exp(-x)) - 2, range [-2, 2]: squashes the cell input (Eq. 5); in [-to, to] for the readings."""
+    return to * torch.tanh(0.5 * x)
 
 
 def uniform_weight(init: float, *shape: int) -> nn.Parameter:
@@ -56,7 +56,7 @@ def workspace(T: int, N: int, B: int, S: int, M: int, **like: Any) -> tuple[Tens
 def recur(
     net_x: Tensor, weight: Tensor, blocks: int, g_range: float, h_range: float, start: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Activations of all hidden units, step by step: where training spends most of its time, six small operations a step.
+    """`LSTM.step` over all steps: where training spends most of its time, six small operations a step, s halved, g as f - 1/2.
 
     Args:
         net_x: (T, N, U, M), what inputs and bias contribute to the net input of every hidden unit.
@@ -75,10 +75,10 @@ def recur(
     net.copy_(net_x)
     y[0] = start
     for net_t, before, y_t, in_t, out_t, c_t, g_t, s_before, s_t in steps:
-        torch.baddbmm(net_t, weight, before, out=y_t).sigmoid_()
+        torch.baddbmm(net_t, weight, before, out=y_t).sigmoid_()  # Eqs. 7, 8: y_in = f(net_in), y_out = f(net_out)
         torch.sub(c_t, 0.5, out=g_t)
-        torch.addcmul(s_before, in_t, g_t, value=g_range, out=s_t)  # s_c(t) = s_c(t-1) + y_in(t) g(net_c(t)), halved (Sec. 4)
-        torch.mul(out_t, torch.tanh(s_t), out=c_t)  # h(s) = range tanh(s / 2)
+        torch.addcmul(s_before, in_t, g_t, value=g_range, out=s_t)  # Eq. 9: s_c(t) = s_c(t-1) + y_in(t) g(net_c(t)), halved
+        torch.mul(out_t, torch.tanh(s_t), out=c_t)  # Eq. 9: y_c = y_out h(s_c), where h(s) = range tanh(s / 2)
         if h_range != 1:
             c_t.mul_(h_range)
     return y, s, g_c
@@ -87,9 +87,9 @@ def recur(
 class Recurrence(torch.autograd.Function):
     """The hidden layer over time, and the truncated gradient of appendix A.1 as its derivative.
 
-    An error that reaches a gate or a cell input changes the weights into it and flows no further back; inside a cell it flows
-    back unchanged through s_c(t) = s_c(t-1) + ... for ever. So the error of a cell's state at t is the sum of those of all
-    later steps, and all time steps of the backward pass are one.
+    An error that reaches a gate or a cell input changes the weights into it and flows no further back (Eqs. 12, 13); inside a
+    cell it flows back unchanged through s_c(t) = s_c(t-1) + ... for ever (Eqs. 14, 15). So the error of a cell's state at t is
+    the sum of those of all later steps, and all time steps of the backward pass are one.
     """
 
     @staticmethod
@@ -111,7 +111,7 @@ class Recurrence(torch.autograd.Function):
 
         d_out = y_out * (1 - y_out) * h_range * (h_s * d_c).sum(3, keepdim=True)  # Eq. 21
         d_s = y_out * (1 - h_s.square()) * (h_range / 2) * d_c  # Eq. 23, h' = (1 - (h / range)^2) range / 2
-        d_s = d_s.flip(0).cumsum(0).flip(0)  # a state is part of all later ones
+        d_s = d_s.flip(0).cumsum(0).flip(0)  # Eq. 14: a state is part of all later ones
         d_in = y_in * (1 - y_in) * (2 * g_range) * (g_c * d_s).sum(3, keepdim=True)  # Eqs. 25, 26
         d_g = y_in * (0.25 - g_c.square()) * (2 * g_range) * d_s  # Eqs. 27, 28, g' = 2 range f (1 - f)
         delta = torch.cat([d_in, d_out, d_g], 3).flatten(2, 3)  # (T, N, U, M)
@@ -171,12 +171,25 @@ class LSTM(nn.Module):
                 if values is not None:
                     self.bias[:, :, gate] = torch.tensor(values)
 
+    def step(self, x: Tensor, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward pass of appendix A.1, one step: x (N, M, I), y (N, M, U), s (N, M, B, S) of step t - 1 -> y, s of step t.
+
+        `recur` does the same in fewer operations. With y detached, autograd gives the truncated gradient (Eqs. 12-15).
+        """
+        net = x @ self.input_weight.mT + y @ self.recurrent_weight.mT + self.padded_bias()[:, 0]  # (N, M, U)
+        net_in, net_out, net_c = net.unflatten(-1, (self.blocks, -1)).split([1, 1, self.cells], -1)  # (N, M, B, 1), 1, S
+        y_in = f(net_in)  # Eq. 7
+        y_out = f(net_out)  # Eq. 8
+        s = s + y_in * g(net_c, self.ranges[0])  # Eq. 9
+        y_c = y_out * h(s, self.ranges[1])  # Eq. 9
+        return torch.cat([y_in, y_out, y_c], -1).flatten(2), s
+
     def forward(self, x: Tensor, last: Tensor | None = None) -> Tensor:
         """Activations of the output units: x (N, M, T, I) -> (N, M, T, K), or (N, M, K) at the steps `last` (N, M)."""
         return f(self.net_k(x, last))
 
     def net_k(self, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """Net inputs of the output units, in the shape of their activations."""
+        """Net inputs of the output units (A.1: over the units that are no gates), in the shape of their activations."""
         y_c = Recurrence.apply(self.net_x(x), self.recurrent_weight, self.blocks, *self.ranges, self.start)  # (T, N, B S, M)
         if last is not None:
             y_c = y_c.take_along_dim(last[None, :, None], 0)  # (1, N, B S, M)

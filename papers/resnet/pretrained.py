@@ -104,7 +104,7 @@ def known(source: str, name: str, top1: float, top5: float | None, where: str) -
         claims.append(Claim("top5_error_1crop", round(100 - top5, 3), "%", where, True, 0.1, why, either_way=True))
     return Experiment(
         Weights(f"{source}-{name}"), kind="weights", source="Tables 2 to 4", cap="the validation set", claims=claims,
-        cost="an hour on one GPU or so; not run here", precision={"cpu": "fp32", "cuda": "tf32"},
+        cost="an hour on one A100 or so, a guess; not run here", precision={"cpu": "fp32", "cuda": "tf32"},
     )  # fmt: skip
 
 

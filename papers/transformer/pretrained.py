@@ -196,7 +196,7 @@ def known(name: str, scores: Mapping[int, float]) -> Experiment[Weights]:
     ]
     return Experiment(
         Weights(name, source, target, tuple(f"newstest{year}" for year in scores)), kind="weights", claims=claims,
-        source="Sec. 3, trained on other data", cap="the test sets", cost="half an hour on one GPU or so; not run here",
+        source="Sec. 3, trained on other data", cap="the test sets", cost="half an hour on one A100 or so, a guess; not run here",
     )  # fmt: skip
 
 

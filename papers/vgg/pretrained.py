@@ -135,7 +135,7 @@ ZOO = "the authors' E: Tables 3 and 4, E, S in [256; 512]"
 OTHERS = "their resizing is another"
 RESIZED = "decoders and resizing differ between versions of PIL"
 RUN = {"kind": "weights", "cap": "the validation set", "precision": {"cpu": "fp32", "cuda": "tf32"}}
-COST = "an hour on one GPU or so; not run here"
+COST = "an hour on one A100 or so, a guess; not run here"
 
 
 def known(source: str, name: str, top1: float, top5: float | None) -> Experiment[Weights]:

@@ -276,7 +276,7 @@ def known(weights: str, where: str, top1: float, top5: float | None = None, why:
     ]  # fmt: skip
     return Experiment(
         Weights(weights, **more), kind="weights", source="Table 5, ImageNet" if "2012" in where else where,
-        cap="the validation set", claims=claims, cost="an hour on one GPU or so; not run here",
+        cap="the validation set", claims=claims, cost="an hour on one A100 or so, a guess; not run here",
         precision={"cpu": "fp32", "cuda": "tf32"},
     )  # fmt: skip
 

@@ -125,6 +125,20 @@ def test_gradient_is_the_rule_of_appendix_a1(kwargs, every_step):
         torch.testing.assert_close(parameter.grad[0], gradient[name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"ranges": (1.0, 2.0), "start": 0.5}, {"blocks": 3, "cells": 1, "biased": "gates"}])
+def test_the_fast_forward_pass_is_the_step_of_eqs_7_to_9(kwargs):
+    model = net(trials=2, seed=4, **kwargs)
+    x = torch.randn(2, 3, 15, 3, dtype=DOUBLE)
+    y_in, y_out, states = model.states(x)
+    s = torch.zeros(2, 3, model.blocks, model.cells, dtype=DOUBLE)
+    y = torch.full((2, 3, model.blocks * (2 + model.cells)), model.start, dtype=DOUBLE)
+    for t in range(15):
+        y, s = model.step(x[:, :, t], y, s)
+        gates = y.unflatten(-1, (model.blocks, 2 + model.cells))
+        for ours, fast in zip((gates[..., :1], gates[..., 1:2], s), (y_in, y_out, states), strict=True):
+            torch.testing.assert_close(fast[:, :, t], ours, rtol=0, atol=1e-13)
+
+
 def test_gradient_is_that_of_detached_autograd():
     """The vectorised pass against the plain loop in which everything recurrent is detached, and against full back-propagation."""
     from papers.lstm.benchmark import step_by_step
