@@ -14,6 +14,7 @@ import pytest
 
 from common.provenance import ROOT
 from common.words import label, paper_value
+from tests import lacking
 from tests.start import record, until
 from tools import launch, tables
 from tools.launch import run_all
@@ -377,3 +378,33 @@ def test_commands_of_the_readme_exist():
         assert code == 0, (target, lines)
         paper = target.partition("-")[2]
         assert not paper or paper in papers(), target
+
+
+# A new paper.
+
+
+def test_what_a_folder_lacks_is_said_with_what_to_add(tmp_path):
+    table = dict(experiments("lenet"))
+    page = (ROOT / "papers/lenet/README.md").read_text()
+    model = (ROOT / "papers/lenet/model.py").read_text()
+
+    def said(page=page, model=model, table=table):
+        for name, text in (("README.md", page), ("model.py", model)):
+            (tmp_path / name).unlink(missing_ok=True)
+            if text:
+                (tmp_path / name).write_text(text)
+        return lacking.lacking(tmp_path, table)
+
+    assert said() == []
+    assert said(page="") == [
+        line for line in said(page="") if line.startswith("README.md: # NAME (YEAR), the paper in a paragraph")
+    ]
+    assert said(page=page.replace("## Deviations", "## Differences")) == ["README.md: a section ## Deviations"]
+    (mark,) = said(page=page.replace("<!-- generated: claims", "<!-- claims"))
+    assert mark.startswith("README.md: <!-- generated: claims, by make tables --> and <!-- end -->")
+    two = said(page=page.replace("## Deviations", "## x").replace("## Run it", "## Deviations").replace("## x", "## Run it"))
+    assert two and two[0].startswith("README.md: the order ## What was found")
+    assert said(model="")[0].startswith("model.py,") and said(model=model.replace("MIT", "no"))[0].startswith("model.py: ")
+    without = {name: each for name, each in table.items() if name != "smoke"}
+    assert said(table=without) == ["train.py: an experiment `smoke` of kind smoke in EXPERIMENTS, seconds long, on stand-in data"]
+    assert said(table={"smoke": table["smoke"]}) == ["train.py: the paper's headline, of kind paper, as the first of EXPERIMENTS"]

@@ -18,6 +18,7 @@ import torch
 
 from common.options import config_dict
 from common.provenance import ROOT
+from tests import lacking
 from tests.start import STARTED, Started, finish, here, newest, processes, record, rows, until
 from tools import tables
 from tools.repository import experiments, papers
@@ -28,12 +29,21 @@ SCRIPTS = [f"papers.{paper}.train" for paper in papers()]
 @pytest.fixture(autouse=True)
 def cpu(request, record_property):
     """What a paper's tests use of the CPU, in this process and in those that they start; tests/conftest.py has the limit."""
+    named = re.search(r"\[(?:papers[./])?(\w+)", request.node.name)
+    if named and named[1] in papers() and lacking.of(named[1]) and "whole" not in request.node.name:
+        pytest.skip("test_the_folder_is_whole says what is missing")
     STARTED.clear()
     used = lambda: sum(os.times()[:4])
     begun = used()
     yield
     if paper := re.search(r"\[(?:papers\.)?(\w+)", request.node.name):
         record_property("cpu", (paper[1], used() - begun + sum(each.cpu.value for each in STARTED)))
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_the_folder_is_whole(paper):
+    if missing := lacking.of(paper):
+        pytest.fail("\n  ".join([f"papers/{paper} lacks", *missing]), pytrace=False)
 
 
 @pytest.mark.parametrize("paper", papers())
@@ -44,7 +54,6 @@ def test_alone(paper, tmp_path):
     run = Started(tmp_path / "log", "tests.barred", tmp_path / "model.py", *barred)
     assert run.wait() == 0, run.output()
     source = (ROOT / "papers" / paper / "model.py").read_text()
-    assert "MIT licence" in source.split('"""')[1], "the file says how it may be used where LICENSE is not"
     assert not re.search(r"^\s*(from|import) (common|papers|\.)", source, re.MULTILINE)
 
 
@@ -54,8 +63,9 @@ KILLS = {"tests.toy.train": 3}  # of the papers one; random kills over all of th
 @pytest.mark.parametrize("script", [*SCRIPTS, "tests.toy.train"])
 def test_resume(script, tmp_path, record_property):
     """A run that was killed ends as one that was left alone, bit for bit: metrics, weights, optimizer, result."""
-    alone = Started(tmp_path / "log", script, "smoke", "--out", tmp_path / "straight")
-    finish([alone])
+    alone = Started(tmp_path / "log", script, "smoke", "--out", tmp_path / "straight", DATA_DIR=str(tmp_path / "nothing"))
+    if alone.wait():
+        pytest.fail(f"smoke has to run anywhere, on stand-in data; it ended with\n{alone.output()}", pytrace=False)
     if script in SCRIPTS:
         record_property("smoke", (script.split(".")[1], alone.cpu.value))
     straight = next((tmp_path / "straight").glob("*/smoke/seed0"))
@@ -163,8 +173,6 @@ def test_every_generated_table_agrees_with_its_records():
 @pytest.mark.parametrize("paper", papers())
 def test_experiments_say_what_they_are(paper):
     table = experiments(paper)
-    assert "smoke" in table and table["smoke"].kind == "smoke"
-    assert next(iter(table.values())).kind == "paper", "the first experiment is the paper's headline"
     for name, experiment in table.items():
         assert experiment.source and experiment.cost and experiment.cap, name
         on = r"CPU|GPU of|any one GPU|H100|A100|TPU|P100|RTX"
@@ -179,25 +187,10 @@ def test_experiments_say_what_they_are(paper):
     assert len((ROOT / "papers" / paper / "model.py").read_text().splitlines()) <= 260
 
 
-PARTS = [
-    "What was found",
-    "Run it",
-    "What is logged",
-    "Notes from the paper",
-    "Deviations",
-    "Open questions",
-    "All claims",
-    "Figures",
-]
-
-
 @pytest.mark.parametrize("paper", papers())
 def test_a_page_has_its_parts_in_order(paper):
     """What was found comes first, with one picture where there are any; the whole list of claims late. Others may stand between."""
     page = (ROOT / "papers" / paper / "README.md").read_text()
-    assert [part for part in re.findall(r"^## (.+)$", page, re.MULTILINE) if part in PARTS] == PARTS
-    marks = ["contents", "found", "ran", "runs", "claims"]
-    assert [mark for mark in re.findall(r"<!-- generated: (\w+)", page) if mark in marks] == marks
     first = page.partition("\n## What was found\n")[2]
     assert first.startswith("\n<!-- generated: found")
     if any((ROOT / "papers" / paper / "figures").glob("*.png")):

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common.claims import Record, values
+from common.errors import BadInput
 from common.files import write_atomic
 from common.provenance import ROOT
 from common.words import columns, duration, number, spread, tolerance
@@ -278,7 +279,9 @@ def stale() -> list[Path]:
 
 
 def write() -> None:
-    """Rewrite what is stale. Raises BadInput as claim_rows does."""
+    """Rewrite what is stale. Raises BadInput as claim_rows does, and where a paper has no page."""
+    for page in (path for path in files() if path.name == "README.md" and not path.exists()):
+        raise BadInput(f"{page.relative_to(ROOT)} is missing: CONTRIBUTING.md says what stands in it")
     for path in stale():
         write_atomic(path, generated(path).encode())
         print(f"rewrote {path.relative_to(ROOT)}")
