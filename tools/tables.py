@@ -274,14 +274,14 @@ def files() -> list[Path]:
 
 
 def stale() -> list[Path]:
-    """The files in which a table and its records disagree."""
+    """The files in which a table and its records disagree. Raises BadInput: a paper has no page."""
+    for page in (path for path in files() if path.name == "README.md" and not path.exists()):
+        raise BadInput(f"{page.relative_to(ROOT)} is missing: CONTRIBUTING.md says what stands in it")
     return [path for path in files() if not path.exists() or generated(path) != path.read_text(encoding="utf-8")]
 
 
 def write() -> None:
-    """Rewrite what is stale. Raises BadInput as claim_rows does, and where a paper has no page."""
-    for page in (path for path in files() if path.name == "README.md" and not path.exists()):
-        raise BadInput(f"{page.relative_to(ROOT)} is missing: CONTRIBUTING.md says what stands in it")
+    """Rewrite what is stale. Raises BadInput as claim_rows and stale do."""
     for path in stale():
         write_atomic(path, generated(path).encode())
         print(f"rewrote {path.relative_to(ROOT)}")
