@@ -332,7 +332,7 @@ EXPERIMENTS = {
     "held-out-distorted-half": reading("distortions half as far", distortion=0.5),
     "held-out-distorted-double": reading("distortions twice as far", distortion=2.0),
     "smoke": Experiment(
-        Config(eta=(0.0005, 0.0002), train_size=150, curvature_samples=50, data="made-up", distortion=0.5),
+        Config(eta=(0.0005, 0.0002), train_size=100, curvature_samples=50, data="made-up", distortion=0.5),
         kind="smoke", source="Sec. III.B", cap="2 passes", cost="5 s", per_sample=True, log_every=50, checkpoint_every=0,
     ),
 }  # fmt: skip
