@@ -38,15 +38,17 @@ def reproduce(experiments: dict[str, Experiment], train: Callable[[Run], dict[st
 
 
 def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[[Run], dict[str, float]]) -> None:
-    """The entry point of every pretrained.py: its first argument names weights, as `known` does after "weights-", or a file.
+    """The entry point of every pretrained.py: its first argument names weights, as `known` does after "weights-", or a path.
 
     The experiments' configs have a field `weights`. What is not among the known ones makes no claims.
     """
     weights, *options = sys.argv[1:] or [""]
     weights = str(Path(weights).expanduser()) if weights.startswith("~") else weights.removeprefix("weights-")
     if weights and not weights.startswith("-"):
-        name = "weights-" + (Path(weights).stem if (is_file := Path(weights).exists()) else weights.replace("/", "-"))
-        if is_file or name not in known:
+        path = Path(weights)
+        short = "-".join(path.resolve().parts[-2:]) if (path / "checkpoint").is_dir() else path.stem  # of a run, of a file
+        name = "weights-" + (short if path.exists() else weights.replace("/", "-"))
+        if path.exists() or name not in known:
             like = next(iter(known.values()))
             known = {name: dataclasses.replace(like, config=dataclasses.replace(like.config, weights=weights), claims=())}
         weights = name

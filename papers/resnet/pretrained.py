@@ -3,6 +3,7 @@
     make evaluate-resnet ARGS="torchvision-resnet50"              # downloaded to data/weights/
     make evaluate-resnet ARGS="timm-resnet50.tv_in1k"
     make evaluate-resnet ARGS="resnet50-0676ba61.pth"             # a file of either: .pth, .safetensors
+    make evaluate-resnet ARGS="runs/resnet/imagenet-resnet50/seed0"    # a run of train.py, its newest checkpoint
     torchrun --nproc-per-node=8 -m papers.resnet.pretrained torchvision-resnet50 --data-dir /datasets
 
 Errors with the centre crop, with ten crops (Tables 2 and 3), and fully convolutional at five scales (Table 4). All of these weights
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common import directory
 from common.claims import Claim, Experiment
 from common.command import evaluate_weights
 from common.data import imagenet
@@ -24,7 +26,7 @@ from common.data.images import STD
 from common.run import Run
 from common.weights import filled, fingerprint, read, refused, renamed
 from papers.resnet.model import BasicBlock, Bottleneck, ResNet
-from papers.resnet.train import evaluate, validation
+from papers.resnet.train import ImageNet, evaluate, validation
 
 NETS = {  # block, how many in conv2_x, conv3_x, conv4_x, conv5_x -> depth
     (BasicBlock, (2, 2, 2, 2)): 18,
@@ -91,7 +93,7 @@ def build(state: Mapping[str, Tensor]) -> ResNet:
 @dataclass(frozen=True)
 class Weights:
     weights: str
-    """torchvision-NAME or timm-NAME, to be downloaded, or a file of either."""
+    """torchvision-NAME or timm-NAME, to be downloaded, a file of either, or the folder of a run of train.py."""
     crop: int = 224
     """Pixels of a crop; shorter sides for testing are 8/7 of it, and several scales in proportion."""
 
@@ -134,14 +136,22 @@ def load(weights: str, cache: Path) -> ResNet:
         return build(convert(read(weights, cache)))
 
 
+def of_run(folder: Path) -> ResNet:
+    """The net of a run of train.py on ImageNet. Raises BadInput: it is no such run's, or has no checkpoint that fits."""
+    _, config, learned = directory.learned(folder, "resnet", ImageNet)
+    directory.restore(folder, {"model": learned["model"]}, {"model": (net := config.network())})
+    return net
+
+
 def main(run: Run[Weights]) -> dict[str, float]:
     config, folder = run.config, run.data_dir / "weights"
     data = imagenet.load(run.data_dir, "val")
-    if run.processes > 1:
+    own = (Path(config.weights) / "checkpoint").is_dir()
+    if run.processes > 1 and not own:
         run.on_main(lambda: load(config.weights, folder) and None)  # downloads, once
-    model = load(config.weights, folder)
+    model = of_run(Path(config.weights)) if own else load(config.weights, folder)
     data = data.told_apart(model.fc.out_features)
-    tests = validation(run, data, config.crop, scale=255 * torch.tensor(STD, device=run.device))
+    tests = validation(run, data, config.crop, scale=255 if own else 255 * torch.tensor(STD, device=run.device))
     run.describe_data(
         name="imagenet", train=0, test=len(data), test_sha256=data.sha256, stand_in=not data.official,
         weights_sha256=fingerprint(model),

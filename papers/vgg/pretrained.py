@@ -3,6 +3,7 @@
     make evaluate-vgg ARGS="vgg19-caffe2-9"                       # the authors' E, of the ONNX model zoo, to data/weights/
     make evaluate-vgg ARGS="torchvision-vgg16"
     make evaluate-vgg ARGS="vgg16-397923af.pth"                   # a file: .pth, .safetensors of torchvision or timm, .onnx
+    make evaluate-vgg ARGS="runs/vgg/imagenet-d/seed0"            # a run of train.py, its newest checkpoint
     torchrun --nproc-per-node=8 -m papers.vgg.pretrained vgg19-caffe2-9 --data-dir /datasets --multicrop
 
 Errors with the centre crop, dense at one scale and at three (Tables 3 and 4), and with --multicrop with 150 crops as well (Table
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common import directory
 from common.claims import Claim, Experiment
 from common.command import evaluate_weights
 from common.data import imagenet
@@ -26,7 +28,7 @@ from common.run import Run
 from common.weights import filled, fingerprint, folder_of, read, refused, renamed
 from papers.vgg.data import KINDS, validation
 from papers.vgg.model import TABLE_1, VGG
-from papers.vgg.train import evaluate
+from papers.vgg.train import ImageNet, evaluate
 
 PARTS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 HEADS = {"classifier.0": "fc6", "classifier.3": "fc7", "classifier.6": "fc8"}
@@ -119,7 +121,7 @@ def build(state: Mapping[str, Tensor]) -> VGG:
 @dataclass(frozen=True)
 class Weights:
     weights: str
-    """torchvision-NAME, timm-NAME or vgg19-caffe2-9 of the ONNX model zoo, to be downloaded, or a file of these."""
+    """torchvision-NAME, timm-NAME or vgg19-caffe2-9 of the ONNX model zoo, to be downloaded; a file of these; a run of train.py."""
     test_sides: tuple[int, int, int] = (256, 384, 512)
     """Q: shorter sides of images, the middle one at a single scale: the paper's for nets trained with scale jitter."""
     multicrop: bool = False
@@ -201,12 +203,23 @@ def load(weights: str, cache: Path) -> tuple[VGG, bool]:
         return build(convert(read(weights, cache))), False
 
 
+def of_run(folder: Path) -> tuple[VGG, int]:
+    """The net of a run of train.py on ImageNet, and the pixels that it sees. Raises BadInput: it is no such run's."""
+    _, config, learned = directory.learned(folder, "vgg", ImageNet)
+    directory.restore(folder, {"model": learned["model"]}, {"model": (net := config.networks()[""])})
+    return net, config.crop
+
+
 def main(run: Run[Weights]) -> dict[str, float]:
     config, folder = run.config, run.data_dir / "weights"
     data = imagenet.load(run.data_dir, "val")
-    if run.processes > 1:
+    own = (Path(config.weights) / "checkpoint").is_dir()
+    if run.processes > 1 and not own:
         run.on_main(lambda: load(config.weights, folder) and None)  # downloads, once
-    model, authors = load(config.weights, folder)
+    if own:
+        (model, crop), authors = of_run(Path(config.weights)), False
+    else:
+        (model, authors), crop = load(config.weights, folder), 224
     data = data.told_apart(model.fc8.out_features)
     run.describe_data(
         name="imagenet", train=0, test=len(data), test_sha256=data.sha256, stand_in=not data.official,
@@ -214,8 +227,8 @@ def main(run: Run[Weights]) -> dict[str, float]:
     )  # fmt: skip
     model = model.to(run.device, memory_format=torch.channels_last)
     mean = torch.tensor((123.68, 116.779, 103.939), device=run.device) if authors else None  # as their release says
-    scale = 1 if authors else 255 * torch.tensor(STD, device=run.device)
-    tests = validation(run, data, 224, config.test_sides, mean, scale)
+    scale = 1 if authors or own else 255 * torch.tensor(STD, device=run.device)
+    tests = validation(run, data, crop, config.test_sides, mean, scale)
     metrics = evaluate(run, model, tests, KINDS if config.multicrop else KINDS[:3])
     for name, value in metrics.items():
         run.say(f"{name} {value:.3f} %")

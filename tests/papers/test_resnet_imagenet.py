@@ -14,7 +14,9 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from common.provenance import ROOT
+from papers.resnet import pretrained
 from tests.start import Started, finish, here, newest, processes, record, rows, until
+from tests.start import weights as evaluated
 from tests.test_commands import clean
 
 TRAIN, PRETRAINED = "papers.resnet.train", "papers.resnet.pretrained"
@@ -61,11 +63,19 @@ def test_training_stops_and_resumes(data_dir, tmp_path):
     assert all(error * VALIDATION / 100 == pytest.approx(round(error * VALIDATION / 100)) for error in metrics.values())
 
 
-def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path):
+def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path, monkeypatch, capfd):
     flags = ["imagenet-resnet18", *SMALL, "--steps", 2, "--data-dir", data_dir, "--out", tmp_path]
     code, output = here(TRAIN, *flags, "--classes", 3)
     assert code == 0 and "not the paper's data: " in output, output
     assert newest(tmp_path / "resnet/imagenet-resnet18/seed0")["objects"]["model"]["fc.bias"].shape == (3,)
+    trained = tmp_path / "resnet/imagenet-resnet18/seed0"
+    evaluate = evaluated(pretrained, tmp_path / "evaluated", monkeypatch, capfd)
+    assert evaluate(trained, "--data-dir", data_dir, "--crop", 32, "--precision", "fp32") == (0, [])
+    again = record(tmp_path / "evaluated/resnet/weights-imagenet-resnet18-seed0/seed0")
+    assert again["metrics"] == record(trained)["metrics"] and again["data"]["stand_in"]
+    own = tmp_path / "evaluated/resnet/weights-imagenet-resnet18-seed0/seed0"
+    (own / "checkpoint").mkdir()  # of an evaluation, which has learned nothing
+    assert "no folder of a run that will do" in evaluate(own, "--data-dir", data_dir)[1][0]
     code, output = here(TRAIN, *flags, "--classes", 2, "--restart")
     assert code == 2 and "3 classes are there, and 2 outputs: other weights, or --classes" in output
 

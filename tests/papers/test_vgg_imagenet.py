@@ -126,11 +126,19 @@ def test_runs_that_cannot_be_started_from(fault, data_dir, a, tmp_path):
 # Weights.
 
 
-def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path):
-    flags = ["imagenet-a", *SMALL, "--steps", 2, "--drops", 1, "--data-dir", data_dir, "--out", tmp_path]
+SIDES = ("--test-sides", 224, 230, 260)
+
+
+def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path, monkeypatch, capfd):
+    flags = ["imagenet-a", *SMALL, "--steps", 2, "--drops", 1, *SIDES, "--data-dir", data_dir, "--out", tmp_path]
     code, output = here(TRAIN, *flags, "--classes", 3)
     assert code == 0 and "not the paper's data: " in output, output
     assert newest(tmp_path / "vgg/imagenet-a/seed0")["objects"]["model"]["fc8.bias"].shape == (3,)
+    evaluate = weights(pretrained, tmp_path / "evaluated", monkeypatch, capfd)
+    trained = tmp_path / "vgg/imagenet-a/seed0"
+    assert evaluate(trained, "--data-dir", data_dir, *SIDES, "--precision", "fp32") == (0, [])
+    again = record(tmp_path / "evaluated/vgg/weights-imagenet-a-seed0/seed0")
+    assert again["metrics"] == record(trained)["metrics"] and again["data"]["stand_in"]
     code, output = here(TRAIN, *flags, "--classes", 2, "--restart")
     assert code == 2 and "3 classes are there, and 2 outputs: other weights, or --classes" in output
 
