@@ -36,6 +36,9 @@ LESS = {  # the same loops, fewer updates
 OPTIONS = [  # with tensors of their own
     ("alexnet", "smoke", "--beside", "no-norms"),
     ("alexnet", "smoke", "--net", 18, "--decay", 0, 0, 0, 1, "--first", 0),
+    ("backprop", "smoke", "--task", "encoder", "--hidden", 3, "--direct", "False", "--sweeps", 10),
+    ("backprop", "smoke", "--task", "family-trees", "--hidden", 0, "--direct", "False", "--held-out", 4, "--dead-zone", "--sweeps", 10),
+    ("backprop", "smoke", "--task", "t-or-c", "--hidden", 2, "--direct", "False", "--sweeps", 10),
     ("bert", "smoke", "--epochs", 1, "--rates", 1e-3, 1e-4, "--optimizer", "adamw"),
     ("bert", "smoke-pretraining", "--steps", 4, "--no-next-sentence", "--kinds", 0, 0, 1),
     ("clip", "smoke", "--compare", "objectives", "--among", 5, "--steps", 2, "--evaluate-every", 1),

@@ -64,6 +64,8 @@ class Config:
         at_least_one(self, "trials", "sweeps")
         if not self.hidden or len(self.hidden) != len(self.direct) or min(self.hidden) < 0:
             raise ValueError(f"--hidden and --direct need a value for each net, got {self.hidden} and {self.direct}")
+        if self.task == "family-trees" and len(self.hidden) > 1:
+            raise ValueError("--hidden is of other tasks: family-trees have one net, and take one value")
         if self.task == "t-or-c" and min(self.hidden) < 1:
             raise ValueError("--hidden is the number of kernels of t-or-c: at least 1")
         if not 0 <= self.held_out < 100:

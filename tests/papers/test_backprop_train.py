@@ -165,6 +165,7 @@ def test_engine_resumes_bit_for_bit(tmp_path):
         (("smoke", "--hidden", 2, 3, 4), "need a value for each net"),
         (("smoke", "--held-out", 4), "--held-out is for family-trees"),
         (("t-or-c", "--hidden", 0), "number of kernels"),
+        (("smoke", "--task", "family-trees"), "family-trees have one net"),
         (("smoke-perceptron", "--margin", 1), "--margin must be in [0, 1)"),
         (("smoke-digits", "--alpha", 1), "--alpha must be in [0, 1)"),
     ],
