@@ -39,7 +39,7 @@ def endless(run: Run[Any]) -> Task:
         name="Shapeset-3x2, made anew", generator="papers/glorot/shapeset.py", seed=run.seed, train="drawn for every update",
         test=config.test, stand_in=False,
     )  # fmt: skip
-    there = lambda pair: tuple(each.to(run.device) for each in pair)
+    there = lambda pair: (pair[0].to(run.device, torch.get_default_dtype()), pair[1].to(run.device))
 
     def batch(step: int, index: Tensor) -> Pair:
         x, y = shapeset(B, mix(run.seed, "train", step))
@@ -65,7 +65,7 @@ def finite(run: Run[Any]) -> Task:
     if config.center:
         some = images[:n].float() / 255
         mean, std = some.mean().item(), some.std().item()
-    prepared = lambda x: (x.float() / 255 - mean) / std
+    prepared = lambda x: (x.to(torch.get_default_dtype()) / 255 - mean) / std
     learned, known = images[:n].to(run.device), labels[:n].to(run.device)
 
     def batch(step: int, index: Tensor) -> Pair:
