@@ -262,7 +262,7 @@ EXPERIMENTS = {
     "he-22": he(22, HE[0]),
     "he-30": he(30, HE[1]),
     "smoke": Experiment(
-        Config("shapeset", ("tanh", "sigmoid"), (0.1, 0.2), 2, 8, 24, watch_every=12, validation=20, test=40), kind="smoke",
+        Config("shapeset", ("tanh", "sigmoid"), (0.1, 0.2), 2, 8, 24, validation=20, test=40), kind="smoke",
         source="Table 1", cap="24 updates", cost="1 s", log_every=4, checkpoint_every=0,
     ),
     "smoke-statistics": Experiment(
