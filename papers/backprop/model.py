@@ -68,8 +68,7 @@ class Net(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The states y of all layers, (T, C, J) each, from those of the input layers, (C, I) or (T, C, I)."""
-        some = next(iter(inputs.values()))
-        y = {ON: some.new_ones(some.shape[-2], 1), **inputs}
+        y = {ON: next(iter(inputs.values())).new_ones(1, 1), **inputs}  # in all cases
         for layer in self.entered:
             x = sum(y[link.source] @ self.w(link).mT for link in self.links if link.target == layer)  # Eq. 1, (T, C, J)
             y[layer] = torch.sigmoid(x)  # Eq. 2
@@ -81,16 +80,15 @@ class Net(nn.Module):
         y: what `forward` returns.    errors: layer -> dE/dy = y - d (Eq. 4) of its units, (T, C, J).
         Where several connections have one weight, it is the average over them that all of them are changed by (Fig. 5).
         """
-        dE_dy, dE_dw = dict(errors), {name: torch.zeros_like(w) for name, w in self.weights.items()}
+        dE_dy, dE_dw = dict(errors), dict[str, Tensor]()
         for layer in reversed(self.entered):
             dE_dx = dE_dy[layer] * y[layer] * (1 - y[layer])  # Eq. 5, (T, C, J)
             for link in (link for link in self.links if link.target == layer):
-                each = dE_dx.mT @ y[link.source]  # Eq. 6, over all cases: (T, J, I)
-                if link.tie is None:
-                    dE_dw[link.weight] += each
-                else:
+                each = dE_dx.sum(1)[..., None] if link.source == ON else dE_dx.mT @ y[link.source]  # Eq. 6, over cases: (T, J, I)
+                if link.tie is not None:
                     tied = self.get_buffer(f"{link.source} {link.target}")
-                    dE_dw[link.weight].index_add_(1, tied[tied >= 0], each[:, tied >= 0])
+                    each = each.new_zeros(self.weights[link.weight].shape).index_add_(1, tied[tied >= 0], each[:, tied >= 0])
+                dE_dw[link.weight] = dE_dw[link.weight] + each if link.weight in dE_dw else each
                 if link.source in self.entered:
                     dE_dy[link.source] = dE_dy.get(link.source, 0) + dE_dx @ self.w(link)  # Eq. 7
         copies = dict(self.named_buffers())
@@ -119,10 +117,11 @@ class Descent(nn.Module):
         self, net: Net, dE_dw: Mapping[str, Tensor], epsilon: float, alpha: float, decay: float, learning: Tensor
     ) -> None:  # fmt: skip
         """learning: (T,), bool; the weights of other nets stay as they are."""
+        learning = learning.to(next(iter(dE_dw.values())))
         for name, weight in net.weights.items():
             dw = self.get_buffer(f"dw {name}")
             dw.mul_(alpha).sub_(dE_dw[name], alpha=epsilon)
-            weight.addcmul_(dw, learning.view(-1, *[1] * (weight.dim() - 1)).to(dw))
+            weight.addcmul_(dw, learning.view(-1, *[1] * (weight.dim() - 1)))
             if decay:
                 weight.mul_(1 - decay)
 
