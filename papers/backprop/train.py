@@ -334,6 +334,7 @@ EXPERIMENTS = {
         WORKING, "Figs. 2 to 4", "initial weights U(-1, 1), epsilon 0.025, then 0.05, decay 0.0002: what makes it learn",
         figures=("persons",),
     ),
+    "family-trees-small-no-decay": read_from(replace(TREES, decay=0.0), "Figs. 2 to 4", "no decay, else as printed"),
     "family-trees-wide-start": read_from(replace(TREES, start=1.0), "Figs. 2 to 4", "initial weights U(-1, 1), else as printed"),
     "family-trees-no-decay": read_from(
         replace(TREES, start=1.0, decay=0.0, sweeps=6000), "Figs. 2 to 4", "initial weights U(-1, 1), no decay, 6,000 sweeps",
