@@ -113,7 +113,7 @@ OF = {"symmetry": draw_net, "xor": draw_surface, "t-or-c": draw_kernels}  # of e
 def draw_persons(run: Run[Any], net: Net, task: Task, trial: int) -> None:
     """Fig. 4: the weights from the 24 persons to the six units of one net, white for on; English above, Italians below."""
     w = net.weights["person to of person"][trial].cpu().view(6, 2, 12)
-    figure = new(10, 4.2)
+    figure = new(10, 2.9)
     for number, axes in enumerate(figure.subplots(2, 3).flatten()):
         axes.set_facecolor("0.6")
         for row in range(2):
@@ -125,7 +125,7 @@ def draw_persons(run: Run[Any], net: Net, task: Task, trial: int) -> None:
         axes.set(xlim=(-0.6, 11.6), ylim=(-0.6, 1.6), yticks=(0, 1), yticklabels=("Italian", "English"), aspect="equal")
         axes.set_xticks(range(12), [person.name[:5] for person in task.people[:12]], rotation=90, fontsize=6)
         axes.set_title(f"unit {number + 1}", fontsize=8)
-    figure.suptitle(f"{run.name}, seed {run.seed}, net {trial}", fontsize=9)
+    figure.suptitle(f"{run.name}, seed {run.seed}, net {trial}; the largest square is a weight of {w.abs().max():.2g}", fontsize=9)
     run.save_figure(figure, "persons")
 
 
