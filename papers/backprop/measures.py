@@ -1,10 +1,13 @@
 """What nets have learned, read from their weights."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from common.claims import Record
+from common.words import spread
 from papers.backprop.model import Net
 from papers.backprop.tasks import Task
 
@@ -70,3 +73,15 @@ def features(net: Net, task: Task) -> dict[str, float]:
         r = (w @ of) / (w.norm(dim=2) * of.norm())  # (T, 6)
         found[name] = r.abs().amax(1).mean().item()
     return found
+
+
+def sizes(published: Sequence[Record]) -> list[list[str]]:
+    """For README.md: two-bit addition by hidden units, the head first."""
+    mine = [record for record in published if record["experiment"] == "addition"]
+    rows = [["hidden units", "direct links", "weights", "nets that solve it, %", "sweeps, median"]]
+    for hidden, direct in zip(mine[0]["config"]["hidden"], mine[0]["config"]["direct"], strict=True) if mine else ():
+        key = f"_h{hidden}" + "_direct" * direct
+        found = [[v for r in mine if (v := r["metrics"][f"{name}{key}"]) is not None] for name in ("success_rate", "sweeps_median")]
+        weights = 5 * hidden + 3 * (hidden + 1) + 12 * direct
+        rows.append([str(hidden), "yes" if direct else "no", str(weights), *map(spread, found)])
+    return rows

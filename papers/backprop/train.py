@@ -22,7 +22,7 @@ from common.options import at_least_one, fraction, positive
 from common.run import Run
 from papers.backprop import pictures
 from papers.backprop.digits import Digits, learn_digits
-from papers.backprop.measures import codes, features, structure, when
+from papers.backprop.measures import codes, features, sizes, structure, when
 from papers.backprop.model import Descent, E, Net, beyond
 from papers.backprop.perceptrons import Separable, TenDigits, learn_separable, learn_ten_digits
 from papers.backprop.tasks import TASKS, Task
@@ -384,6 +384,8 @@ EXPERIMENTS = {
         TenDigits(data="made-up"), kind="smoke", source="annex", cap="2 passes", cost="1 s", per_sample=True, log_every=20,
     ),
 }  # fmt: skip
+
+TABLES = {"sizes": sizes}
 
 if __name__ == "__main__":
     reproduce(EXPERIMENTS, train)

@@ -10,13 +10,14 @@ import torch
 from common.data.order import mix
 from common.files import read_rows
 from papers.backprop import train
-from papers.backprop.digits import SHAPES, Digits
-from papers.backprop.measures import features, median, structure, when
+from papers.backprop.digits import SHAPES
+from papers.backprop.measures import features, median, sizes, structure, when
 from papers.backprop.model import layered, mistake_bound
 from papers.backprop.perceptrons import Separable, separable
 from papers.backprop.tasks import family, symmetry
 from papers.backprop.train import CORRECT, EXPERIMENTS, STRICT, Config, Progress, splits
 from tests.start import Started, finish, here, newest, record, refuses, rows, until
+from tools.repository import records
 
 SCRIPT = "papers.backprop.train"
 
@@ -174,11 +175,22 @@ def test_impossible_values_are_refused(flags, said, tmp_path):
     refuses(SCRIPT, *flags, "--out", tmp_path, said=said)
 
 
-def test_rates_of_the_digits_were_chosen_on_held_out_images():
-    for net in SHAPES:
-        rates = {
-            e.config.epsilon
-            for e in EXPERIMENTS.values()
-            if isinstance(e.config, Digits) and e.config.held_out and e.config.net == net
-        }
-        assert len(rates) >= 3 and EXPERIMENTS[f"mnist-{net}"].config.epsilon in rates
+@pytest.mark.parametrize("net", SHAPES)
+def test_rates_of_the_digits_were_chosen_on_held_out_images(net):
+    """Of three or more, the best, or one that is no worse than chance makes it."""
+    found = {}
+    for one in records("backprop"):
+        if one["config"].get("held_out") is True and one["config"]["net"] == net:
+            found[one["config"]["epsilon"]] = one["metrics"]["held_out_error"]
+    if not found:
+        pytest.skip("not published yet")
+    best = min(found.values())
+    assert len(found) >= 3 and found[EXPERIMENTS[f"mnist-{net}"].config.epsilon] <= best + 0.1
+
+
+def test_sizes_are_of_the_records():
+    metrics = {"success_rate_h2": 0.0, "sweeps_median_h2": None, "success_rate_h2_direct": 50.0, "sweeps_median_h2_direct": 140.0}
+    one = {"experiment": "addition", "config": {"hidden": [2, 2], "direct": [False, True]}, "metrics": metrics}
+    assert sizes([one])[1:] == [["2", "no", "19", "0", "–"], ["2", "yes", "31", "50", "140"]]
+    net = layered(4, 2, 3, direct=True)
+    assert sum(weight[0].numel() for weight in net.weights.values()) == 31
