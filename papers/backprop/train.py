@@ -367,7 +367,7 @@ EXPERIMENTS = {
             Digits(net=net, epochs=epochs, epsilon=epsilon, held_out=True), "reading", f"{net}, rate {epsilon}, to choose it", cost
         )
         for net, epochs, cost in (("mlp", 5, "30 s on one CPU core"), ("cnn", 2, "2 min on one CPU core"))
-        for epsilon in (0.02, 0.05, 0.1)
+        for epsilon in (0.02, 0.05, 0.1, 0.2)
     },
     "smoke": Experiment(
         Config(trials=4, sweeps=40, hidden=(2, 0), direct=(False, True)), kind="smoke", source="Fig. 1", cap="40 sweeps",
