@@ -359,7 +359,7 @@ EXPERIMENTS = {
         Digits(), "scaled", "two hidden layers, on NumPy alone", "1 min on one CPU core", mark(5), figures=("errors", "graph")
     ),
     "mnist-cnn": digits(
-        Digits(net="cnn", epochs=2, epsilon=0.1), "scaled", "two convolutions and poolings, on NumPy alone", "3 min on one CPU core",
+        Digits(net="cnn", epochs=2, epsilon=0.1), "scaled", "two convolutions, two poolings, on NumPy alone", "3 min on one CPU core",
         mark(2), figures=("errors",),
     ),
     **{
