@@ -359,8 +359,8 @@ EXPERIMENTS = {
         Digits(), "scaled", "two hidden layers, on NumPy alone", "1 min on one CPU core", mark(5), figures=("errors", "graph")
     ),
     "mnist-cnn": digits(
-        Digits(net="cnn", epochs=2, epsilon=0.1), "scaled", "two convolutions, two poolings, on NumPy alone", "3 min on one CPU core",
-        mark(2), figures=("errors",),
+        Digits(net="cnn", epochs=2, epsilon=0.1), "scaled", "two convolutions and poolings, on NumPy alone",
+        "3 min on one CPU core", mark(2), figures=("errors",),
     ),
     **{
         f"mnist-{net}-held-out-{epsilon}": digits(
