@@ -37,7 +37,7 @@ class Config:
     data: Literal["shapeset", "mnist", "cifar10"] = "mnist"
     models: tuple[str, ...] = ("softsign", "softsign-n", "tanh", "tanh-n", "sigmoid")
     """Activation, and initialization: standard (nothing), n, torch, he, xavier."""
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3)
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     """Of each model (the paper's grid is not given)."""
     depth: int = 5
     """Hidden layers."""
