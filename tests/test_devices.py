@@ -36,6 +36,9 @@ LESS = {  # the same loops, fewer updates
 OPTIONS = [  # with tensors of their own
     ("alexnet", "smoke", "--beside", "no-norms"),
     ("alexnet", "smoke", "--net", 18, "--decay", 0, 0, 0, 1, "--first", 0),
+    ("backprop", "smoke", "--task", "encoder", "--hidden", 3, "--direct", "False", "--sweeps", 10),
+    ("backprop", "smoke", "--task", "family-trees", "--hidden", 0, "--direct", "False", "--held-out", 4, "--dead-zone"),
+    ("backprop", "smoke", "--task", "t-or-c", "--hidden", 2, "--direct", "False", "--sweeps", 10),
     ("bert", "smoke", "--epochs", 1, "--rates", 1e-3, 1e-4, "--optimizer", "adamw"),
     ("bert", "smoke-pretraining", "--steps", 4, "--no-next-sentence", "--kinds", 0, 0, 1),
     ("clip", "smoke", "--compare", "objectives", "--among", 5, "--steps", 2, "--evaluate-every", 1),
@@ -44,6 +47,7 @@ OPTIONS = [  # with tensors of their own
     ("dcgan", "smoke", "--broken", "joint-batch", "--epochs", 1, "--decay", 0),
     ("dcgan", "smoke-features", "--prior", "normal", "--epochs", 1, "--draws", 1, "--no-controls"),
     ("ddpm", "smoke", "--objectives", "L-epsilon", "simple-mu", "L-mu-learned", "--steps", 3, "--samples", 4),
+    ("glorot", "smoke", "--watch-every", 12, "--models", "relu-he", "tanh-torch", "softsign-n", "--momentum", 0.9),
     ("gpt", "smoke", "--network", "lstm", "--units", 8, "--steps", 2, "--evaluate-every", 1),
     ("lenet", "smoke", "--loss", "mse", "--batch-size", 10, "--train-size", 60),
     ("lstm", "smoke", "--no-recurrent", "--task", "long-lag-2c", "--criterion", "test", "--max-sequences", 10),
