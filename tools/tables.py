@@ -25,6 +25,7 @@ BESIDE = {"scaled": "of scaled runs", "weights": "of official weights", "reading
 SIGNS = {"reproduced": "✓", "short": "✗", "not run": "–"}
 SHOWN = 8  # lines of a table that is not folded
 CLAIMS = 20  # claims that a page begins with; more are counted
+METRIC = 20  # letters of a metric on the front page; a longer one is left to its experiment's name
 FIELDS = 20  # papers on one table of the front page; more are grouped by field
 
 
@@ -177,14 +178,18 @@ def line(paper: str) -> list[str]:
     bar = "█" * (full := -(-10 * len(judged) // max(len(own), 1))) + "░" * (10 - full)
     counts = f"{bar}<br>{len(judged)} of {len(own)}{': ' * bool(judged)}{tally(judged, SIGNS)}"
     if (row := best(rows)) is None:
-        return [link(paper), "nothing run yet", counts, "–"]
-    claim, theirs, ours, word = row.cells()
+        mine = records(paper)
+        runs = f"{counted(len(mine), 'runs')} without a claim" if mine else "nothing run yet"
+        return [link(paper), runs, *(cell.replace(" ", "\u00a0") for cell in (counts, made_on(mine).replace(" on ", "<br>")))]
+    _, theirs, ours, _ = row.cells()
     all_of_it = [other for other in rows if other.name == row.name]
-    headline = ", headline" * (row.name == rows[0].name) + f": {tally(all_of_it, SIGNS)}" * (len(all_of_it) > 1)
-    other = "paper" if row.experiment.kind in ("paper", "reading") else "reference"
-    evidence = f"**{ours}**, {other} {theirs}: {word}<br>{claim.replace('_', ' ')} (`{row.name}`{headline})"
-    unbroken = [cell.replace(" ", "\u00a0") for cell in (counts, made_on(row.mine).replace(" on ", "<br>"))]
-    return [link(paper), evidence, *unbroken]
+    where = "headline" if row.name == rows[0].name else f"`{row.name.removeprefix('weights-')}`"
+    where += f": {tally(all_of_it, SIGNS)}" * (len(all_of_it) > 1)
+    metric = row.claim.metric.replace("_", " ")
+    other = "paper" if row.experiment.kind in ("paper", "reading") else "ref."
+    evidence = f"**{ours}**, {other} {theirs}: {row.verdict.word}<br>{f'{metric}, ' * (len(metric) <= METRIC)}{where}"
+    cells = evidence, counts, made_on(row.mine).replace(" on ", "<br>")
+    return [link(paper), *(cell.replace(" ", "\u00a0") for cell in cells)]
 
 
 def papers_table(_: str = "") -> str:
