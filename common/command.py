@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any
 
 from common.claims import Experiment, measured, verdict
@@ -85,7 +86,7 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
         except RuntimeError as error:
             if run is None or run.processes == 1 or not re.search(r"gloo|NCCL|nccl|by peer", str(error)):
                 raise
-            speak(f"process {run.rank} stops, since another is gone, which says why", sys.stderr)
+            speak(f"process {run.rank} stops, another being gone, which says why ({shorten(str(error), 150)})", sys.stderr)
             return 1
         except Interrupted as error:
             if first:
