@@ -86,6 +86,7 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
         except RuntimeError as error:
             if run is None or run.processes == 1 or not re.search(r"gloo|NCCL|nccl|by peer", str(error)):
                 raise
+            interrupt.signum = signal.SIGTERM  # which the launcher sends now, and is no news
             speak(f"process {run.rank} stops, another being gone, which says why ({shorten(str(error), 150)})", sys.stderr)
             return 1
         except Interrupted as error:

@@ -85,10 +85,11 @@ class Reader:
                 if isinstance(batch, BadFile):
                     raise batch
                 yield batch
-        except (RuntimeError, OSError) as error:
-            if not re.match("DataLoader worker|Pin memory thread", str(error)) and "shared memory" not in str(error):
-                raise
-            raise lost(error) from error
+        except (RuntimeError, OSError, EOFError) as error:
+            broke = not isinstance(error, RuntimeError) and self.loader.num_workers and not str(error).startswith("Caught ")
+            if broke or re.match("DataLoader worker|Pin memory thread|.*shared memory", str(error)):
+                raise lost(error) from error
+            raise
 
     def close(self) -> None:
         """Ends the workers, without waiting for the batches that they are at. Closing again does nothing."""
@@ -97,10 +98,10 @@ class Reader:
 
 
 def lost(error: Exception) -> LostWorker:
+    said = " ".join(str(error).split())[-200:] or type(error).__name__
     return LostWorker(
-        f"a process that reads the data died ({' '.join(str(error).split())[-200:]}): out of memory, or of shared memory "
-        "(/dev/shm; docker --shm-size)? The same command goes on from the last checkpoint; under taskset -c 0-3 it starts 4 such "
-        "processes"
+        f"a process that reads the data died ({said}): out of memory, or of shared memory (/dev/shm; docker --shm-size)? "
+        "The same command goes on from the last checkpoint; under taskset -c 0-3 it starts 4 such processes"
     )
 
 
