@@ -47,7 +47,7 @@ def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[[Run], dic
     weights = str(Path(weights).expanduser()) if weights.startswith("~") else weights.removeprefix("weights-")
     if weights and not weights.startswith("-"):
         path = Path(weights)
-        short = "-".join(path.resolve().parts[-2:]) if (path / "checkpoint").is_dir() else path.stem  # of a run, of a file
+        short = "-".join(path.resolve().parts[-2:]) if (path / "checkpoint").is_dir() else path.stem
         name = "weights-" + (short if path.exists() else weights.replace("/", "-"))
         if path.exists() or name not in known:
             like = next(iter(known.values()))
@@ -86,7 +86,7 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
         except RuntimeError as error:
             if run is None or run.processes == 1 or not re.search(r"gloo|NCCL|nccl|by peer", str(error)):
                 raise
-            interrupt.signum = signal.SIGTERM  # which the launcher sends now, and is no news
+            interrupt.signum = signal.SIGTERM  # the launcher's is no news
             speak(f"process {run.rank} stops, another being gone, which says why ({shorten(str(error), 150)})", sys.stderr)
             return 1
         except Interrupted as error:

@@ -80,8 +80,8 @@ def begin(
     state = load(directory, identity, say)
     if state is None:
         about["data"] = {}  # nothing has been learned from it yet
+    (directory / "result.json").unlink(missing_ok=True)  # before config.json says otherwise
     remember(directory, about)
-    (directory / "result.json").unlink(missing_ok=True)  # of a run that now goes on
     return about, None, state
 
 
@@ -143,7 +143,7 @@ def learned(
 ) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """(config.json, its hyper-parameters, the newest checkpoint's objects) of a run, for who uses what it has learned.
 
-    configs: the classes that such runs have, of which the first that knows all of a run's hyper-parameters is its; none: a dict.
+    configs: classes, of which the first that knows all of the run's hyper-parameters is its; none: a dict.
     ended: it has to be finished.
 
     Raises:

@@ -28,12 +28,10 @@ class Interrupt:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGALRM:
+            if self.signum:
+                raise Interrupted(self.signum)
             silent = f"no batch of data came for {SILENCE / 60:.0f} min: is its file system there?"
-            raise (
-                Interrupted(self.signum)
-                if self.signum
-                else LostWorker(f"{silent} The same command goes on from the last checkpoint")
-            )
+            raise LostWorker(f"{silent} The same command goes on from the last checkpoint")
         if self.signum == 0:
             self.signum = signum
             if not self.deferred:
@@ -45,7 +43,9 @@ class Interrupt:
     def waiting(self) -> Iterator[None]:
         """While something is waited for that may never come. Raises LostWorker, and after a signal Interrupted: it does not."""
         self.waits = True
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE if self.signum else SILENCE)
+        signal.setitimer(signal.ITIMER_REAL, SILENCE)
+        if self.signum:  # read last: none slips between
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         try:
             yield
         finally:

@@ -87,7 +87,7 @@ class Reader:
                 yield batch
         except (RuntimeError, OSError, EOFError) as error:
             broke = not isinstance(error, RuntimeError) and self.loader.num_workers and not str(error).startswith("Caught ")
-            if broke or re.match("DataLoader worker|Pin memory thread|.*shared memory", str(error)):
+            if broke or re.search("^(DataLoader worker|Pin memory thread)|shared memory", str(error)):
                 raise lost(error) from error
             raise
 
