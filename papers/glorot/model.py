@@ -74,6 +74,11 @@ class Nets(nn.Module):
             self.W.append(W)
             self.b.append(b)
 
+    @staticmethod
+    def s(W: Tensor, z: Tensor, b: Tensor) -> Tensor:
+        """W z + b of each net: (T, n_out, n_in), (T, B, n_in), (T, 1, n_out) -> (T, B, n_out). So, W's gradient is not copied."""
+        return torch.baddbmm(b.mT, W, z.mT).mT
+
     def f(self, s: Tensor) -> Tensor:
         """Each net's own activation: (T, B, n)."""
         parts, at = [], 0
@@ -87,7 +92,7 @@ class Nets(nn.Module):
         """s^1, ..., s^d, the last being the logits, and z^0 = x, z^1, ...: (T, B, n_i) each, from x (B, n_0)."""
         s, z = [], [x.expand(len(self.kinds), *x.shape)]
         for W, b in zip(self.W, self.b, strict=True):
-            s.append(torch.baddbmm(b, z[-1], W.mT))
+            s.append(self.s(W, z[-1], b))
             z.append(self.f(s[-1]))
         return s, z[:-1]
 
@@ -95,8 +100,8 @@ class Nets(nn.Module):
         """Logits: (B, n_0) -> (T, B, classes)."""
         z = x.expand(len(self.kinds), *x.shape)
         for W, b in zip(self.W[:-1], self.b[:-1], strict=True):
-            z = self.f(torch.baddbmm(b, z, W.mT))
-        return torch.baddbmm(self.b[-1], z, self.W[-1].mT)
+            z = self.f(self.s(W, z, b))
+        return self.s(self.W[-1], z, self.b[-1])
 
 
 def cost(logits: Tensor, y: Tensor) -> Tensor:
