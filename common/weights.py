@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
@@ -121,14 +121,6 @@ def unwrapped(loaded: Mapping[str, Any]) -> dict[str, Tensor]:
         if loaded and all(key.startswith(prefix) for key in loaded):
             return unwrapped({key.removeprefix(prefix): value for key, value in loaded.items()})
     return dict(loaded)
-
-
-def renamed(weights: Mapping[str, Tensor], name: Callable[[str], str | None], of: str) -> dict[str, Tensor]:
-    """The same weights, `key` called `name(key)`. Raises ValueError: that is None, since `of` has no such weight."""
-    names = {key: name(key) for key in weights}
-    if unknown := [key for key, ours in names.items() if ours is None]:
-        raise ValueError(f"not a state dict of {of}: {unknown[0]} is no weight of its")
-    return {ours: weights[key] for key, ours in names.items()}
 
 
 def filled(model: M, state: Mapping[str, Tensor], what: str) -> M:

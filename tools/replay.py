@@ -43,8 +43,7 @@ class Bound:
     updates: float = float("inf")
 
 
-# Measured: records of an AMD EPYC, replayed on an Intel Xeon, without torch.compile. Beside each the largest deviation that was
-# seen, and of a mutated recipe where it is near.
+# Measured: records of an AMD EPYC, replayed on an Intel Xeon, without torch.compile. Beside each the largest deviation seen.
 BOUNDS = {
     "backprop": Bound(1e-6, 200),  # 2e-9, in double precision; 2e-4 after 300
     "gpt": Bound(1e-4, 100),  # 2.6e-5

@@ -10,7 +10,6 @@ smaller); it was trained without random colours, from biases of 0.1.
 Errors with the centre and with ten patches.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,36 +22,15 @@ from common.command import evaluate_weights
 from common.data import imagenet
 from common.data.images import windows
 from common.run import Run
-from common.weights import filled, fingerprint, folder_of, refused, renamed
+from common.weights import filled, fingerprint, folder_of, refused
 from papers.alexnet.data import CLASSES, SIDE, load, statistics, validation
+from papers.alexnet.keys import from_onnx, from_torchvision
 from papers.alexnet.model import AlexNet, ResponseNorm
 from papers.alexnet.train import evaluate
 
 CROP = 227
 MEAN = (123.0, 117.0, 104.0)  # RGB, of ILSVRC-2012's training images, as everybody rounds it
 NORM = {"size": 5, "alpha": 1e-4, "beta": 0.75, "bias": 1.0}
-KEY = re.compile(r"(conv[1-5]|fc[678])_([wb])(_0)?")
-TORCHVISIONS = (
-    "torchvision's AlexNet is the one of \"One weird trick\" (2014), not the paper's: no towers, no norms, 64, 192, 384, 256 and "
-    "256 kernels, other padding and dropout; take bvlcalexnet-12 of the ONNX model zoo"
-)
-
-
-def from_onnx(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Initializers of the zoo's bvlcalexnet, by name -> state dict of our AlexNet, which is shown RGB where theirs is shown BGR.
-
-    Raises:
-        ValueError: there is one that such a net does not have.
-    """
-    names = {"w": "weight", "b": "bias"}
-    known = lambda key: f"{match[1]}.{names[match[2]]}" if (match := KEY.fullmatch(key)) else None
-    state = renamed({key: value for key, value in weights.items() if value.is_floating_point()}, known, "BVLC's AlexNet")
-    return state | {"conv1.weight": state["conv1.weight"].flip(1)} if "conv1.weight" in state else state
-
-
-def from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Raises ValueError: always, for it is another network."""
-    raise ValueError(TORCHVISIONS)
 
 
 def build(state: Mapping[str, Tensor]) -> AlexNet:

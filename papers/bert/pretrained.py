@@ -10,7 +10,6 @@ text; a classifier, its task's scores on the dev set; none, as sentence encoders
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,9 @@ from common.claims import Claim, Experiment
 from common.command import evaluate_weights
 from common.errors import BadInput
 from common.run import Run
-from common.weights import TENSORS, check_files, filled, fingerprint, folder_of, read, refused, renamed
+from common.weights import TENSORS, check_files, filled, fingerprint, folder_of, read, refused
 from papers.bert import corpus, pretrain, tasks, vocabulary
+from papers.bert.keys import from_transformers
 from papers.bert.model import Bert, Classifier, Pretraining, Spans
 from papers.bert.tasks import TASKS, Examples, answers, examples, predictions, scores
 
@@ -36,71 +36,6 @@ FILES = ("config.json", "vocab.txt", "tokenizer_config.json")
 ADVICE = f"name OWNER/NAME of the Hugging Face hub, or a folder with {FILES[0]}, {FILES[1]} and {' or '.join(TENSORS)}"
 HUB = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # where it is, if not in data/weights
 GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}  # config.json's hidden_act -> torch's
-PARTS = {  # of a layer; each has a weight, or gain, and a bias
-    "attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v", "attention.output.dense": "attention.out",
-    "attention.output.LayerNorm": "norm1", "intermediate.dense": "ffn.0", "output.dense": "ffn.2", "output.LayerNorm": "norm2",
-}  # fmt: skip
-OTHERS = {
-    "embeddings.word_embeddings.weight": "tokens.weight", "embeddings.token_type_embeddings.weight": "segments.weight",
-    "embeddings.position_embeddings.weight": "positions.weight", "embeddings.LayerNorm.weight": "norm.weight",
-    "embeddings.LayerNorm.bias": "norm.bias", "pooler.dense.weight": "pooler.weight", "pooler.dense.bias": "pooler.bias",
-}  # fmt: skip
-HEADS = {
-    "cls.predictions.transform.dense.": "transform.0.", "cls.predictions.transform.LayerNorm.": "transform.2.",
-    "cls.predictions.": "", "cls.seq_relationship.": "next.", "classifier.": "W.", "qa_outputs.": "SE.",
-}  # fmt: skip
-LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
-TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
-
-
-def ours(key: str, wrapped: bool) -> str | None:
-    """Our name of a weight of transformers; q, k and v, which we have as one, end what we have of them."""
-    before = "bert." if wrapped else ""
-    if match := LAYER.fullmatch(key):
-        part = PARTS.get(match[2])
-        if part in ("q", "k", "v"):
-            return f"{before}layers.{match[1]}.attention.qkv.{match[3]}.{part}"
-        return part and f"{before}layers.{match[1]}.{part}.{match[3]}"
-    if key in OTHERS:
-        return before + OTHERS[key]
-    return next((head + key.removeprefix(theirs) for theirs, head in HEADS.items() if key.startswith(theirs)), None)
-
-
-def from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of BertModel, BertForPreTraining, ...ForSequenceClassification or ...ForQuestionAnswering -> of our network.
-
-    Also of older files: gamma and beta for LayerNorm's, buffers of positions, no decoder (it is the embeddings).
-
-    Raises:
-        ValueError: there is a key that such a model does not have, or part of a matrix is missing, or the decoder is not tied.
-    """
-    theirs = {key.removeprefix("bert."): tensor for key, tensor in weights.items() if not key.endswith(".position_ids")}
-    theirs = {re.sub("gamma$", "weight", re.sub("beta$", "bias", key)): tensor for key, tensor in theirs.items()}
-    for key, tied in zip(TIED, ("embeddings.word_embeddings.weight", "cls.predictions.bias"), strict=True):
-        if (given := theirs.pop(key, None)) is not None and not torch.equal(theirs.setdefault(tied, given), given):
-            raise ValueError(f"{key} is not {tied}, as it is in our model")
-    wrapped = any(key.startswith(tuple(HEADS)) for key in theirs)
-    found = renamed(theirs, lambda key: ours(key, wrapped), "BertModel, or of one with a head that is known here")
-    for name in sorted(name for name in found if name.endswith(".q")):
-        stem = name.removesuffix(".q")
-        if lost := [part for part in "kv" if f"{stem}.{part}" not in found]:
-            raise ValueError(f"{stem}: it has no {' and '.join(lost)}")
-        found[stem] = torch.cat([found.pop(f"{stem}.{part}") for part in "qkv"])
-    return found
-
-
-def from_tensorflow(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Variables of the authors' checkpoints, as NumPy arrays -> state dict of our network. Their kernels are (in, out)."""
-    state = {}
-    for name, array in arrays.items():
-        if name == "global_step" or "adam" in name:
-            continue
-        key = re.sub(r"layer_(\d+)", r"layer.\1", name).replace("/", ".")
-        key = key.replace("output_weights", "weight").replace("output_bias", "bias")
-        key = f"{key}.weight" if key.endswith("_embeddings") else key
-        tensor = torch.as_tensor(array)
-        state[key.replace("kernel", "weight")] = tensor.T if key.endswith("kernel") else tensor
-    return from_transformers(state)
 
 
 def build(state: Mapping[str, Tensor], h: int, gelu: str = "none", dropout: float = 0.1) -> nn.Module:

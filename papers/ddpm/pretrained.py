@@ -7,7 +7,6 @@
 Whether Hugging Face's are the averaged weights is not said there; FID tells (3.2 with them, 12.1 without).
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,67 +17,17 @@ from common.claims import Experiment
 from common.command import evaluate_weights
 from common.options import at_least_one
 from common.run import Run
-from common.weights import filled, fingerprint, folder_of, read, refused, renamed
+from common.weights import filled, fingerprint, folder_of, read, refused
 from papers.ddpm import pictures
 from papers.ddpm.data import layout
 from papers.ddpm.data import load as images_of
+from papers.ddpm.keys import OF, from_authors, from_diffusers
 from papers.ddpm.model import Diffusion, UNet
 from papers.ddpm.tables import TABLE_4, row
 from papers.ddpm.train import CIFAR10, FIGURES, measure
 
 MULTIPLIERS = (1, 2, 2, 2)
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # as diffusers has them in a folder
-OF = "a U-Net of DDPM"
-DIFFUSERS = {  # part of a name -> ours; older files have other names for the parts of attention
-    r"time_embedding\.linear_1": "temb.0", r"time_embedding\.linear_2": "temb.2", r"conv_norm_out": "norm_out",
-    r"down_blocks\.(\d+)": r"down.\1", r"up_blocks\.(\d+)": r"up.\1", r"mid_block": "mid",
-    r"resnets\.(\d+)": r"block.\1", r"attentions\.(\d+)": r"attn.\1", r"(?:down|up)samplers\.0\.conv": "way",
-    r"time_emb_proj": "temb_proj", r"conv_shortcut": "nin_shortcut", r"group_norm": "norm", r"(?:to_q|query)": "q",
-    r"(?:to_k|key)": "k", r"(?:to_v|value)": "v", r"(?:to_out\.0|proj_attn)": "proj_out",
-}  # fmt: skip
-OURS = re.compile(
-    r"(temb\.[02]|conv_in|norm_out|conv_out|(down|up)\.\d+\.way"
-    r"|(down\.\d+|up\.\d+|mid)\.(block\.\d+\.(norm1|conv1|temb_proj|norm2|conv2|nin_shortcut)|attn\.\d+\.(norm|q|k|v|proj_out)))"
-    r"\.(weight|bias)"
-)
-
-
-def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of diffusers' UNet2DModel, as google/ddpm-cifar10-32 has it -> state dict of our UNet.
-
-    Raises:
-        ValueError: there is a key that such a net does not have.
-    """
-
-    def name(key: str) -> str | None:
-        for theirs, ours in DIFFUSERS.items():
-            key = re.sub(rf"(?<![\w]){theirs}(?=\.)", ours, key)
-        return key if OURS.fullmatch(key) else None
-
-    return renamed(weights, name, f"{OF} in diffusers")
-
-
-def from_authors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a PyTorch port of the authors' checkpoint, by its own names (pesser/pytorch_diffusion's) -> of our UNet.
-
-    Its attention is of convolutions of 1 x 1, ours of linear layers.
-
-    Raises:
-        ValueError: there is a key that such a net does not have.
-    """
-    levels = 1 + max((int(found[1]) for key in weights if (found := re.match(r"down\.(\d+)\.", key))), default=0)
-
-    def name(key: str) -> str | None:
-        key = re.sub(r"^temb\.dense\.([01])", lambda layer: f"temb.{2 * int(layer[1])}", key)
-        key = re.sub(r"^mid\.(block|attn)_(\d)", lambda part: f"mid.{part[1]}.{int(part[2]) - 1}", key)
-        key = re.sub(
-            r"^up\.(\d+)", lambda level: f"up.{levels - 1 - int(level[1])}", key
-        )  # ours are in the order of the forward pass
-        key = re.sub(r"\.(down|up)sample\.conv\.", ".way.", key)
-        return key if OURS.fullmatch(key) else None
-
-    state = renamed(weights, name, f"{OF} as the authors have it")
-    return {key: w[:, :, 0, 0] if ".attn." in key and w.ndim == 4 else w for key, w in state.items()}
 
 
 def build(state: Mapping[str, Tensor]) -> UNet:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import BadInput
 from common.weights import TENSORS, folder_of, refused
+from papers.gpt.keys import SHAPES, SHARDS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -16,7 +17,6 @@ Texts = Mapping[str, Callable[[], Iterator[str]]]  # split -> its text, in piece
 
 LEARNED = ("bytes", "characters")
 FILES = ("config.json", "vocab.json", "merges.txt")  # of Hugging Face, beside the weights
-SHARDS, SHAPES = tuple(f"params_{i}.npy" for i in range(10)), "params_shapes.json"  # of the authors
 VOCABULARIES = (
     ("vocab.json", "merges.txt"),
     ("encoder_bpe_40000.json", "vocab_40000.bpe"),

@@ -10,7 +10,6 @@ Errors with the centre crop, with ten crops (Tables 2 and 3), and fully convolut
 have option B shortcuts, and a bottleneck that downsamples in its 3x3: `stride_in_3x3=True` of model.py.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from common.command import evaluate_weights
 from common.data import imagenet
 from common.data.images import STD
 from common.run import Run
-from common.weights import filled, fingerprint, read, refused, renamed
+from common.weights import filled, fingerprint, read, refused
+from papers.resnet.keys import from_timm, from_torchvision
 from papers.resnet.model import BasicBlock, Bottleneck, ResNet
 from papers.resnet.train import ImageNet, evaluate, validation
 
@@ -35,43 +35,6 @@ NETS = {  # block, how many in conv2_x, conv3_x, conv4_x, conv5_x -> depth
     (Bottleneck, (3, 4, 23, 3)): 101,
     (Bottleneck, (3, 8, 36, 3)): 152,
 }
-KEY = re.compile(
-    r"((conv1|bn1|fc)|layer[1-4]\.\d+\.(conv[123]|bn[123]|downsample\.[01]))"
-    r"\.(weight|bias|running_mean|running_var|num_batches_tracked)"
-)
-
-
-def _converted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """layer1..layer4 are conv2_x..conv5_x of Table 1, a downsample is a shortcut; the other names are the same."""
-
-    def name(key: str) -> str | None:
-        if not KEY.fullmatch(key):
-            return None
-        return re.sub(r"^layer(\d)", lambda stage: f"conv{int(stage[1]) + 1}_x", key).replace("downsample", "shortcut")
-
-    return renamed(weights, name, "resnet18, 34, 50, 101 or 152")
-
-
-# Two functions, as in all papers, because there are two libraries: a user names the one that a file is from, and either may
-# rename its layers. Today they use the same names.
-
-
-def from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of torchvision.models.resnet18, 34, 50, 101 or 152 -> state dict of our ResNet.
-
-    Raises:
-        ValueError: there is a key that such a net does not have.
-    """
-    return _converted(weights)
-
-
-def from_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of timm's resnet18, 34, 50, 101 or 152, not of its variants (resnet50d, ...) -> state dict of our ResNet.
-
-    Raises:
-        ValueError: there is a key that such a net does not have.
-    """
-    return _converted(weights)
 
 
 def build(state: Mapping[str, Tensor]) -> ResNet:

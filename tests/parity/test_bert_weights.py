@@ -21,9 +21,10 @@ from common.data.glue import Labelled
 from common.errors import BadInput
 from common.provenance import ROOT
 from papers.bert import corpus, pretrained
+from papers.bert.keys import from_tensorflow
 from papers.bert.model import Bert, Classifier, Pretraining, Spans, bert_base, bert_large
 from papers.bert.pretrain import hidden
-from papers.bert.pretrained import WEIGHTS, Mean, build, from_tensorflow, from_transformers, load
+from papers.bert.pretrained import WEIGHTS, Mean, build, from_transformers, load
 from papers.bert.tasks import examples
 from papers.bert.vocabulary import SPECIAL, read
 from tests.serving import put

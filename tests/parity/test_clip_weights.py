@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from common.errors import BadInput
+from papers.clip.keys import NO_WEIGHTS
 from papers.clip.model import CLIP, ModifiedResNet, TextEncoder, VisionTransformer
-from papers.clip.pretrained import NO_WEIGHTS, build, from_open_clip, from_openai, from_transformers, load
+from papers.clip.pretrained import build, from_open_clip, from_openai, from_transformers, load
 from papers.clip.zeroshot import side_of
 
 V, CONTEXT = 99, 12

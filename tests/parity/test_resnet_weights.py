@@ -1,6 +1,9 @@
 """torchvision's and timm's ResNets through our model: the same outputs, statistics and gradients from the same weights."""
 
 import copy
+import shutil
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -8,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
+from common.provenance import ROOT
 from papers.resnet import model as ours
 from papers.resnet.pretrained import build, from_timm, from_torchvision
 
@@ -152,3 +156,25 @@ def test_missing_weights_are_refused(missing):
     del state[missing]
     with torch.device("meta"), pytest.raises(ValueError, match=r"not a ResNet-50: it has no |none of ResNet"):
         build(from_torchvision(state))
+
+
+def test_model_and_keys_copied_into_an_empty_folder_take_a_file_of_torchvision(tmp_path):
+    """As the README has it: neither common nor anything else of ours is there."""
+    net = torchvision.models.resnet50(weights=None, num_classes=7).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.save([net.state_dict(), x, net(x)], tmp_path / "theirs.pt")
+    for name in ("model.py", "keys.py"):
+        shutil.copy(ROOT / "papers/resnet" / name, tmp_path)
+    code = """import torch
+from model import resnet50
+from keys import from_torchvision
+weights, x, expected = torch.load("theirs.pt")
+net = resnet50(classes=7, stride_in_3x3=True).eval()
+net.load_state_dict(from_torchvision(weights))
+with torch.no_grad():
+    print((net(x) - expected).abs().max().item() <= 1e-5 * expected.abs().max().item())
+"""
+    (tmp_path / "use.py").write_text(code)
+    ran = subprocess.run([sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr
