@@ -112,9 +112,7 @@ def ilsvrc(run: Run) -> Data:
     )  # fmt: skip
     found, n = statistics(run, data), len(data.labels)
     mean, deviations, components = (t.to(torch.get_default_dtype()) for t in found)
-    means, places = windows(mean.to(run.device), 0, CROP), SIDE - CROP + 1
-    if config.authors:
-        means = means[places // 2, places // 2].expand(means.shape)  # of any crop the centre of the mean image
+    means, places = means_of(mean.to(run.device), config.authors), SIDE - CROP + 1
     scale = 1 + config.colour if config.authors else 1.0
     reader = run.reader(lambda index, generator: (square(data.image(index)), data.labels[index]))
     tests = validation(run, test, means, CROP)
@@ -131,6 +129,12 @@ def ilsvrc(run: Run) -> Data:
         return (images + colours.to(run.device, non_blocking=True)[:, :, None, None]) / scale, read[1]
 
     return Data(n, shuffled(n, B, run.seed), config.epochs * n // B, passes, reader, shown, tests)
+
+
+def means_of(mean: Tensor, authors: bool) -> Tensor:
+    """What crops lose at each place: of the mean image what is there; by their code, of any crop its centre."""
+    means, middle = windows(mean, 0, CROP), (SIDE - CROP) // 2
+    return means[middle, middle].expand(means.shape) if authors else means
 
 
 def validation(run: Run, data: Any, means: Tensor, size: int) -> Tests:

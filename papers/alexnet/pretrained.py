@@ -2,6 +2,7 @@
 
     make evaluate-alexnet ARGS="bvlcalexnet-12"                   # downloaded to data/weights/
     make evaluate-alexnet ARGS="bvlcalexnet-9.onnx"               # a file of the zoo's
+    make evaluate-alexnet ARGS="runs/alexnet/imagenet-2012/seed0" # a run of train.py, its newest checkpoint
     torchrun --nproc-per-node=8 -m papers.alexnet.pretrained bvlcalexnet-12 --data-dir /datasets
 
 No other public weights come as near to the paper's network: towers, norms before pooling, overlapping pooling. Theirs has norms
@@ -15,18 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from common import directory
 from common.claims import Claim, Experiment
 from common.command import evaluate_weights
 from common.data import imagenet
 from common.data.images import windows
 from common.run import Run
 from common.weights import filled, fingerprint, folder_of, refused
-from papers.alexnet.data import CLASSES, SIDE, load, statistics, validation
+from papers.alexnet import data
+from papers.alexnet.data import CLASSES, SIDE, load, means_of, statistics, validation
 from papers.alexnet.keys import from_onnx, from_torchvision
 from papers.alexnet.model import AlexNet, ResponseNorm
-from papers.alexnet.train import evaluate
+from papers.alexnet.train import ImageNet, evaluate
 
 CROP = 227
 MEAN = (123.0, 117.0, 104.0)  # RGB, of ILSVRC-2012's training images, as everybody rounds it
@@ -55,7 +58,7 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
 @dataclass(frozen=True)
 class Weights:
     weights: str
-    """A name of the ONNX model zoo, to be downloaded, or a file of its."""
+    """A name of the ONNX model zoo, to be downloaded, a file of its, or the folder of a run of train.py on ILSVRC."""
     mean_image: bool = False
     """Take the mean image of the training images away, as they did, which needs them, and not the mean of each channel."""
 
@@ -91,19 +94,31 @@ def loaded(weights: str, cache: Path) -> AlexNet:
         return build(from_onnx(read_onnx(path)))
 
 
+def of_run(folder: Path) -> tuple[nn.Module, ImageNet]:
+    """The net of a run of train.py on ILSVRC, and its recipe. Raises BadInput: it is no such run's, or has no checkpoint."""
+    _, config, learned = directory.learned(folder, "alexnet", ImageNet)
+    directory.restore(folder, {"model": learned["model"]}, {"model": (net := config.networks()[""])})
+    return net, config
+
+
 def main(run: Run[Weights]) -> dict[str, float]:
-    config, folder = run.config, run.data_dir / "weights"
-    test = imagenet.load(run.data_dir, "val").told_apart(CLASSES)
-    if config.mean_image:
-        means = windows(statistics(run, load(run.data_dir, 2012)[0]).mean, 0, CROP)
+    config, folder, year, crop = run.config, run.data_dir / "weights", 2012, CROP
+    if (Path(config.weights) / "checkpoint").is_dir():
+        model, recipe = of_run(Path(config.weights))
+        train, test = load(run.data_dir, year := recipe.year, recipe.classes)
+        means, crop = means_of(statistics(run, train).mean, recipe.authors), data.CROP
     else:
-        means = torch.tensor(MEAN)[:, None, None].expand(SIDE - CROP + 1, SIDE - CROP + 1, 3, 1, 1)
-    tests = validation(run, test, means.to(run.device), CROP)
-    if run.processes > 1:
-        run.on_main(lambda: loaded(config.weights, folder) and None)  # downloads, once
-    model = loaded(config.weights, folder)
+        test = imagenet.load(run.data_dir, "val").told_apart(CLASSES)
+        if config.mean_image:
+            means = windows(statistics(run, load(run.data_dir, year)[0]).mean, 0, CROP)
+        else:
+            means = torch.tensor(MEAN)[:, None, None].expand(SIDE - CROP + 1, SIDE - CROP + 1, 3, 1, 1)
+        if run.processes > 1:
+            run.on_main(lambda: loaded(config.weights, folder) and None)  # downloads, once
+        model = loaded(config.weights, folder)
+    tests = validation(run, test, means.to(run.device), crop)
     run.describe_data(
-        name="ilsvrc-2012", train=0, test=len(test.labels), test_sha256=test.sha256, stand_in=not test.official,
+        name=f"ilsvrc-{year}", train=0, test=len(test.labels), test_sha256=test.sha256, stand_in=not test.official,
         weights_sha256=fingerprint(model),
     )  # fmt: skip
     model = model.to(run.device, memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ make evaluate-vit ARGS="jax-imagenet21k+imagenet2012/ViT-B_16"        # the pape
 make evaluate-vit ARGS="timm-vit_base_patch16_384.orig_in21k_ft_in1k --resize 384 --bicubic"
 make evaluate-vit ARGS="torchvision-vit_b_16"                         # not the paper's recipe
 make evaluate-vit ARGS="ViT-B_16.npz"                                 # a file: .npz, .pth, .safetensors, or a folder of the hub's
+make evaluate-vit ARGS="runs/vit/finetune-imagenet-b16/seed0"         # a run of train.py, its newest checkpoint
 torchrun --nproc-per-node=8 -m papers.vit.pretrained jax-imagenet21k+imagenet2012/ViT-B_16 --data-dir /datasets
 """
 
@@ -15,11 +16,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from common import directory
 from common.claims import Claim, Experiment
 from common.command import evaluate_weights
 from common.data import imagenet
 from common.data.fetch import download
 from common.data.images import MEAN, STD
+from common.errors import BadInput
 from common.run import Run
 from common.weights import filled, fingerprint, read, refused
 from papers.vit.evaluation import Look, evaluate, validation
@@ -143,10 +146,20 @@ def found(weights: str, cache: Path) -> dict[str, Any]:
         return {key: arrays[key] for key in arrays.files}
 
 
+def of_run(folder: Path) -> ViT:
+    """The net of a run of train.py on ImageNet. Raises BadInput: it is no such run's, or has no checkpoint."""
+    about, config, learned = directory.learned(folder, "vit")
+    if config["data"] != "imagenet":
+        raise BadInput(f"{folder} has learned {config['data']}: of a run on ImageNet, or on one's own folders there, this is for")
+    with refused(str(folder), "name another run"):
+        return build(learned["model"], tanh=about["data"].get("gelu") == "tanh", eps=about["data"].get("eps", 1e-6))
+
+
 @dataclass(frozen=True)
 class Weights:
     weights: str
-    """jax-FOLDER/NAME of the official bucket, timm-NAME, torchvision-NAME[.VERSION], OWNER/NAME of the hub, or a file."""
+    """jax-FOLDER/NAME of the official bucket, timm-NAME, torchvision-NAME[.VERSION], OWNER/NAME of the hub, a file, or the folder
+    of a run of train.py on ImageNet, or on one's own images in its place."""
     resize: int = 0
     """Shorter side, in pixels, of which the centre is cut out; 0: the whole image becomes the square that the net sees."""
     bicubic: bool = False
@@ -205,9 +218,10 @@ WEIGHTS = {
 def main(run: Run[Weights]) -> dict[str, float]:
     config, folder = run.config, run.data_dir / "weights"
     data = imagenet.load(run.data_dir, "val")
-    if run.processes > 1:
+    own = (Path(config.weights) / "checkpoint").is_dir()
+    if run.processes > 1 and not own:
         run.on_main(lambda: load(config.weights, folder) and None)  # downloads, once
-    model = load(config.weights, folder)
+    model = of_run(Path(config.weights)) if own else load(config.weights, folder)
     data = data.told_apart(getattr(model.head, "out_features", 0))
     run.describe_data(
         name="imagenet", train=0, test=len(data), test_sha256=data.sha256, stand_in=not data.official,

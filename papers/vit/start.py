@@ -38,7 +38,12 @@ def starting_point(run: Run, expected: tuple[int, int, int] | None, classes: int
 
 
 def known(net: ViT, weights: str) -> tuple[ViT, dict[str, Any]]:
-    return net, {"weights": weights, "weights_sha256": fingerprint(net)}
+    return net, {
+        "weights": weights,
+        "weights_sha256": fingerprint(net),
+        "gelu": net.blocks[0].gelu.approximate,
+        "eps": net.norm.eps,
+    }
 
 
 def of_run(folder: Path, run: Run, fit: dict[str, Any]) -> tuple[ViT, dict[str, Any]]:

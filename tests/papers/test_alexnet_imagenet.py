@@ -120,11 +120,17 @@ def test_training_stops_and_resumes(data_dir, tmp_path):
     assert record(straight)["metrics"] == record(stopped)["metrics"]
 
 
-def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path):
+def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path, monkeypatch, capfd):
+    """And such a run is evaluated again, by its own recipe, to the same errors."""
     flags = ["imagenet-2012", *SMALL, "--data-dir", data_dir, "--out", tmp_path]
     code, output = here(TRAIN, *flags, "--classes", 3)
     assert code == 0 and "not the paper's data: " in output, output
-    assert newest(tmp_path / "alexnet/imagenet-2012/seed0")["objects"]["model"]["fc8.bias"].shape == (3,)
+    trained = tmp_path / "alexnet/imagenet-2012/seed0"
+    assert newest(trained)["objects"]["model"]["fc8.bias"].shape == (3,)
+    evaluate = weights(pretrained, tmp_path / "evaluated", monkeypatch, capfd)
+    assert evaluate(trained, "--data-dir", data_dir, "--precision", "fp32") == (0, [])
+    again = record(tmp_path / "evaluated/alexnet/weights-imagenet-2012-seed0/seed0")
+    assert again["metrics"] == record(trained)["metrics"] and again["data"]["stand_in"]
     code, output = here(TRAIN, *flags, "--classes", 2, "--restart")
     assert code == 2 and "3 classes are there, and 2 outputs: other weights, or --classes" in output
 

@@ -56,7 +56,8 @@ def validation(data_dir):
 
 
 @pytest.mark.slow
-def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path):
+def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path, evaluated):
+    """And such a run is evaluated again, with its weights' GELU, to the same accuracies."""
     flags = [
         "finetune-imagenet-b16",
         *FLAGS,
@@ -69,7 +70,13 @@ def test_as_many_outputs_as_ones_own_classes(data_dir, tmp_path):
     ]
     code, output = here(SCRIPT, *flags, "--classes", 3)
     assert code == 0 and "not the paper's data: " in output, output
-    assert newest(tmp_path / "vit/finetune-imagenet-b16/seed0")["objects"]["model"]["head.bias"].shape == (3,)
+    trained = tmp_path / "vit/finetune-imagenet-b16/seed0"
+    assert newest(trained)["objects"]["model"]["head.bias"].shape == (3,)
+    assert pretrained.of_run(trained).blocks[0].gelu.approximate == "tanh"
+    code, errors, _ = evaluated(trained, "--precision", "fp32")
+    assert code == 0, errors
+    again = record(tmp_path / "out/vit/weights-finetune-imagenet-b16-seed0/seed0")
+    assert again["metrics"] == record(trained)["metrics"] and again["data"]["stand_in"]
     code, output = here(SCRIPT, *flags, "--classes", 2, "--restart")
     assert code == 2 and "3 classes are there, and 2 outputs: other weights, or --classes" in output
 
