@@ -239,12 +239,14 @@ def test_published_curves(n, rare):
         assert {row["step"] for row in rows if "error" in row} <= {*steps}
 
 
-def test_a_table_that_disagrees_with_its_records_is_found(repository, tmp_path):
+def test_a_table_that_disagrees_with_its_records_is_found(repository, tmp_path, capsys):
     write_run(tmp_path / "runs")
     publish.publish("toy", tmp_path / "runs")
+    assert tables.main("check") == 0
     page = repository / "papers" / "toy" / "README.md"
     page.write_text(page.read_text().replace("| 22 |", "| 12 |", 1))
-    assert tables.stale() == [page]
+    assert tables.stale() == [page] and tables.main("check") == 1
+    assert capsys.readouterr().out.endswith("papers/toy/README.md is not as the records have it: make tables\n")
     results = repository / "papers" / "toy" / "results.json"
     old = json.loads(results.read_text())
     old[0]["config"]["lr"] = 0.5

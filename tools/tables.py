@@ -293,13 +293,17 @@ def write() -> None:
 
 
 def main(command: str = "list", paper: str = "") -> int:
-    refuse(command not in ("list", "write"), f"tools.tables: '{command}' is neither list nor write")
+    refuse(command not in ("list", "check", "write"), f"tools.tables: '{command}' is neither list, check nor write")
     if command == "write":
         write()
-        return 0
-    if paper:
-        known(paper)
-    print(listing(paper), flush=True)
+    elif command == "check":
+        found = [f"{path.relative_to(ROOT)} is not as the records have it: make tables" for path in stale()]
+        print("\n".join(found) or "every table is as the records have it", flush=True)
+        return 1 if found else 0
+    else:
+        if paper:
+            known(paper)
+        print(listing(paper), flush=True)
     return 0
 
 
