@@ -19,8 +19,11 @@ NODE_RANK ?= 0
 MASTER ?=
 ARGS ?=
 OUT ?= runs
+RUN ?=
+FORMAT ?= safetensors
+TO ?=
 BASE_PYTHON ?= python3
-export ARGS OUT
+export ARGS FORMAT OUT RUN TO
 
 ifdef PY
 PYTHON := $(PY)
@@ -70,6 +73,9 @@ evaluate-%: $(SETUP) ## official weights through our model (ARGS="WEIGHTS ...")
 	@if [ -f papers/$*/pretrained.py ]; then exec $(PYTHON) -m papers.$*.pretrained $(ARGS) --out "$$OUT"; \
 	elif [ -d papers/$* ]; then echo "$*: there are no official weights, so nothing to evaluate"; \
 	else echo "error: no paper '$*': there are $(PAPERS)" >&2; exit 2; fi
+
+export-%: $(SETUP) ## what a run has learned, for other programs (RUN=runs/... FORMAT=safetensors | onnx | torchvision | ...)
+	@exec $(PYTHON) -m tools.export --paper $* --run "$$RUN" --form "$$FORMAT" --to "$$TO"
 
 benchmark-%: $(SETUP) ## speed against the straightforward way, as a ratio
 	@if [ -f papers/$*/benchmark.py ]; then exec $(PYTHON) -m papers.$*.benchmark $(ARGS); \

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.claims import Claim, Experiment, Record
-from common.errors import BadInput
+from common.errors import BadInput, Failed
 from common.provenance import ROOT
 
 
@@ -37,9 +37,9 @@ def told(main: Callable[..., int], *arguments: Any) -> int:
     except BrokenPipeError:  # `make list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except BadInput as error:
+    except (BadInput, Failed) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, BadInput) else 1
 
 
 def experiments(paper: str) -> dict[str, Experiment]:
@@ -53,6 +53,12 @@ def experiments(paper: str) -> dict[str, Experiment]:
 def pictures(paper: str) -> dict[str, tuple[Sequence[str], Callable[[list[Record]], Any]]]:
     """The pictures that train.py draws from several published records, its PICTURES: name -> (experiments, records -> Figure)."""
     return getattr(importlib.import_module(f"papers.{paper}.train"), "PICTURES", {})
+
+
+def exporter(paper: str) -> Any:
+    """papers/<paper>/export.py, or None: `of_run`, a run's folder -> its net; `inputs`, net and n -> n random examples."""
+    there = (ROOT / "papers" / paper / "export.py").exists()
+    return importlib.import_module(f"papers.{paper}.export") if there else None
 
 
 def records(paper: str) -> list[Record]:

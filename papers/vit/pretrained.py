@@ -152,7 +152,8 @@ def of_run(folder: Path) -> ViT:
     if config["data"] != "imagenet":
         raise BadInput(f"{folder} has learned {config['data']}: of a run on ImageNet, or on one's own folders there, this is for")
     with refused(str(folder), "name another run"):
-        return build(learned["model"], tanh=about["data"].get("gelu") == "tanh", eps=about["data"].get("eps", 1e-6))
+        made = {"tanh": about["data"]["gelu"] == "tanh", "eps": about["data"]["eps"]} if "gelu" in about["data"] else {}
+        return build(learned["model"], **made)
 
 
 @dataclass(frozen=True)

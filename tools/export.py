@@ -1,0 +1,177 @@
+"""`make export-<paper> RUN=runs/...`: what a run has learned, as other people's programs read it, with a card that says what it is.
+
+safetensors and onnx; and what the paper's export.py names: state dicts of torchvision or timm, a folder of transformers. Every
+file is read again before it counts: by onnxruntime or by that library, on random inputs, with the outputs of our own net.
+"""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common import directory
+from common.claims import Record, measured, verdict
+from common.errors import Failed
+from common.files import write_atomic
+from common.options import differences
+from common.words import columns, label, number, paper_value, said
+from tools.repository import experiments, exporter, known, refuse, told
+
+CLOSE = 1e-4  # how far outputs of single precision may differ, of the largest
+Convert = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
+def learned(folder: Path, paper: str) -> dict[str, Tensor]:
+    """The weights in a run's newest checkpoint: of what is no optimizer, by the names that `run.prepare` has, if there are several.
+
+    Raises:
+        BadInput: it is no folder of such a run, or has no checkpoint.
+    """
+    objects = directory.learned(folder, paper)[2]
+    models = {name: state for name, state in objects.items() if state and all(isinstance(each, Tensor) for each in state.values())}
+    refuse(not models, f"{folder}: its checkpoint holds no weights, only {', '.join(objects)}")
+    return {f"{name}.{key}" if len(models) > 1 else key: tensor for name, state in models.items() for key, tensor in state.items()}
+
+
+def inverse(convert: Convert, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of theirs with our weights, by a map from theirs to ours that only renames, moves and drops numbers.
+
+    The map is shown the numbers' places in `theirs` in their stead: what comes out says where each of ours belongs.
+    """
+    places, at, of = {}, 0, {}
+    for key, tensor in theirs.items():
+        if (same := (tensor.data_ptr(), tensor.shape)) not in of:  # tied weights have one place
+            of[same] = torch.arange(at, at + tensor.numel()).view(tensor.shape)
+            at += tensor.numel()
+        places[key] = of[same]
+    flat = torch.zeros(at, dtype=torch.float64)
+    for key, tensor in theirs.items():
+        flat[places[key].flatten()] = tensor.flatten().double()
+    for name, place in convert(places).items():
+        flat[place.flatten()] = ours[name].flatten().double()
+    return {key: flat[places[key]].to(tensor.dtype) for key, tensor in theirs.items()}
+
+
+def same_outputs(what: str, ours: Tensor, theirs: Tensor) -> None:
+    """Raises Failed: they are not, to single precision."""
+    off = ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-9)).item()
+    if ours.shape != theirs.shape or not off <= CLOSE:
+        raise Failed(
+            f"{what} gives other outputs than our net ({off:.1e} of the largest off): this would be wrong, and is not kept"
+        )
+
+
+def save_safetensors(state: Mapping[str, Tensor], to: Path, metadata: dict[str, str]) -> None:
+    from safetensors.torch import save
+
+    plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}  # of tied weights, one each
+    write_atomic(to, save(plain, metadata))
+
+
+@torch.no_grad()
+def save_onnx(net: nn.Module, inputs: Callable[[nn.Module, int], Tensor], to: Path) -> None:
+    """By torch's exporter, for any number of examples. Raises Failed: onnxruntime has other outputs than our net."""
+    import onnxruntime
+
+    net, name = net.eval(), "tokens" if inputs(net, 2).dtype == torch.int64 else "images"
+    with warnings.catch_warnings(action="ignore"):
+        logging.disable(logging.WARNING)
+        program = torch.onnx.export(
+            net, (inputs(net, 2),), dynamo=True, input_names=[name], output_names=["outputs"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+        )  # fmt: skip
+        logging.disable(logging.NOTSET)
+    content = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    for n in (1, 3):
+        x = inputs(net, n)
+        same_outputs("onnxruntime", net(x), torch.from_numpy(session.run(None, {name: x.numpy()})[0]))
+    write_atomic(to, content)
+
+
+@torch.no_grad()
+def save_for(library: str, net: nn.Module, make: Callable, convert: Convert, inputs: Callable, to: Path) -> Path:
+    """The library's own net with our weights: its state dict, or of transformers a folder. Raises Failed, as above."""
+    theirs = make(net).eval()
+    theirs.load_state_dict(inverse(convert, theirs.state_dict(), net.state_dict()))
+    x = inputs(net.eval(), 2)
+    answer = theirs(x)
+    same_outputs(library, net(x), getattr(answer, "logits", answer))
+    if hasattr(theirs, "save_pretrained"):
+        theirs.save_pretrained(to)
+        return to
+    save_safetensors(theirs.state_dict(), to := to.with_suffix(".safetensors"), {"format": "pt"})
+    return to
+
+
+def card(paper: str, about: dict[str, Any], record: Record | None, files: list[Path], shown: str) -> str:
+    """What the files are, as a page in Markdown."""
+    name, e = about["experiment"], experiments(paper).get(about["experiment"])
+    data = record["data"] if record else about["data"]
+    facts = {
+        "run": f"{paper}/{name}, seed {about['seed']}", "commit": about["commit"],
+        "ended": record["finished"] if record else "not yet",
+        "data": f"{data.get('name', 'not said')}" + ", stand-in or other data than the paper's" * bool(data.get("stand_in")),
+        "made again by": f"`make reproduce-{paper} EXPERIMENT={name} SEEDS={about['seed']}`",
+        "input": shown, "licence": "of the code MIT; the data has its own",
+    }  # fmt: skip
+    text = f"# {paper}/{name}\n\n" + "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
+    if record and e:
+        changed = differences(record["config"], e.config)
+        other = "changed recipe" if changed else "other data" if data["stand_in"] else ""
+        rows = [["claim", "paper", "ours", "verdict"], ["---"] * 4]
+        rows += [
+            [label(c), paper_value(c), number(measured(c, record)), other or said(c, verdict(e, c, [record]))] for c in e.claims
+        ]
+        rows += [
+            [key, "", number(value), ""] for key, value in record["metrics"].items() if key not in {label(c) for c in e.claims}
+        ]
+        text += "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return text + "\n\n" + "\n".join(f"- `{path.name}`" for path in files) + "\n"
+
+
+def main(paper: str, run: str = "", form: str = "safetensors", to: str = "") -> int:
+    """Writes the files beside the run, into export/, or to another folder.
+
+    Raises:
+        BadInput: no such paper, run or format. Failed: what was written is not what the net is.
+    """
+    known(paper)
+    hooks, folder = exporter(paper), Path(run).expanduser()
+    libraries = getattr(hooks, "LIBRARIES", {})
+    forms = ["safetensors", *(["onnx"] if hooks else []), *libraries]
+    refuse(form not in forms, f"{paper} is exported as {', '.join(forms)}, not as {form}")
+    refuse(not run, f"name the run: RUN=runs/{paper}/EXPERIMENT/seed0")
+    about = directory.learned(folder, paper)[0]
+    ended = folder / "result.json"
+    record = json.loads(ended.read_text(encoding="utf-8")) if ended.exists() else None
+    target = Path(to).expanduser() if to else folder / "export"
+    target.mkdir(parents=True, exist_ok=True)
+    if form == "safetensors":
+        facts = {key: about[key] for key in ("paper", "experiment", "seed", "commit", "config")}
+        facts["metrics"] = record and record["metrics"]
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+        save_safetensors(learned(folder, paper), made := target / "model.safetensors", texts)
+    elif form == "onnx":
+        save_onnx(hooks.of_run(folder), hooks.inputs, made := target / "model.onnx")
+    else:
+        net = hooks.of_run(folder)
+        make, convert = libraries[form]
+        made = save_for(form, net, make, convert, hooks.inputs, target / form)
+    files = sorted(path for path in target.iterdir() if path.name != "README.md")
+    write_atomic(target / "README.md", card(paper, about, record, files, getattr(hooks, "SHOWN", "")).encode())
+    for line in columns([["file", str(made)], ["card", str(target / "README.md")]]):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    import tyro
+
+    sys.exit(told(tyro.cli, main))
