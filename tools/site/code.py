@@ -15,7 +15,8 @@ from pygments.lexers import PythonLexer
 from tools.site.formulas import spans, typeset
 from tools.site.places import marks, places
 
-SHAPE = re.compile(r"\([A-Z][\w ,.+*/()-]*?\)(?:(?:, | -&gt; )\([A-Z][\w ,.+*/()-]*?\))*(?= |$|&|,|:|\.|;|<)")
+ONE = r"\((?:[A-Z](?:_\w+)?|\.\.\.|\d+ [A-Z])(?=[ ,)])(?:[^()]|\([^()]*\))*\)"
+SHAPE = re.compile(rf"{ONE}(?:(?:, | -&gt; ){ONE})*")
 COMMENT = re.compile(r'(<span class="(?:c1|sd)">)(.*?)(</span>)')
 
 
@@ -27,7 +28,7 @@ class Note:
     last: int
     text: str
     kind: str  # doc, head (a comment on lines of its own), end (a comment at a line's end)
-    quotes: list[str] = field(default_factory=list)  # of the page's Notes from the paper
+    quotes: list[tuple[str, bool]] = field(default_factory=list)  # of the page's Notes from the paper; is there room for it?
 
     @property
     def places(self) -> list[str]:

@@ -12,9 +12,9 @@ GREEK = dict(
 )
 GREEK |= {"Delta": "Δ", "Theta": "Θ", "Sigma": "Σ", "sum": "∑", "prod": "∏", "infinity": "∞"}
 ACCENTS = {"bar": "¯", "hat": "^", "tilde": "~"}
-SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "...": "…"}
+SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "||": "∥", "...": "…"}
 FUNCTIONS = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN SA Var Concat Attention".split()
-TOKEN = re.compile(r"\s*(->|<=|>=|!=|\+-|\.\.\.|\d+(?:[.,]\d+)*|[A-Za-z]+'*|\S)")
+TOKEN = re.compile(r"\s*(\|\||->|<=|>=|!=|\+-|\.\.\.|\d+(?:[.,]\d+)*|[A-Za-z]+'*|\S)")
 LETTER = rf"(?:d?[A-Za-z]|{'|'.join(GREEK)}|net)'*"
 SUFFIX = r"(?:_(?:[A-Za-z0-9]+|\{[^}]*\}))?(?:\^-?(?:[A-Za-z0-9.]+|\{[^}]*\}|\())?"
 PIECE = rf"(?<![A-Za-z])(?:{'|'.join(FUNCTIONS)}|\d+(?:[.,]\d+)*%?|\d*{LETTER}{SUFFIX}|\d+\^\(?)(?![A-Za-z])"
@@ -87,7 +87,8 @@ class _Reader:
                 return f"<mo>{shown}</mo>"
             if len(name) == 2 and name[0] == "d" and name[1].isupper():
                 return f"<mrow><mi>d</mi><mi>{shown[1:]}</mi></mrow>"
-            return f"<mi>{shown}</mi>"  # one letter leans, a word stands: MathML's own rule
+            space = '<mspace width="0.17em"/>' * (name in FUNCTIONS and self.next()[:1].isalnum())
+            return f"<mi>{shown}</mi>{space}"  # one letter leans, a word stands: MathML's own rule
         return f"<mo>{escape(SIGNS.get(word, word))}</mo>"
 
 

@@ -25,6 +25,7 @@ from tools.tables import counted, found, of_paper, tally
 HERE = Path(__file__).parent
 FILES = ("model.py", "train.py")
 SIGNS = {"reproduced": "✓", "short": "✗", "not run": "–", "stale": "stale"}
+LETTERS = 44  # on a line at the left of the code
 SECTIONS = ("What was found", "Deviations", "Open questions", "Figures")
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -71,14 +72,18 @@ def read(folder: str) -> Paper:
 
 def spread_quotes(paper: Paper) -> None:
     """Each of the notes from the paper stands once beside the code: where its place is marked and there is most room."""
-    everywhere = [note for file in FILES for note in paper.notes[file]]
+    room: dict[int, float] = {}  # lines beside a note up to the next, less its own
+    for mine in paper.notes.values():
+        for note in mine:
+            after = min((other.line for other in mine if other.line > note.line), default=note.last + 1)
+            room[id(note)] = after - note.line - sum(len(n.text) for n in mine if n.line == note.line) / LETTERS
     for quote in paper.quotes:
-        keys = places(quote)
-        fit = [n for n in everywhere if any(covers(key, at) for key in keys for at in n.places) and n.line > 1]
-        exact = [n for n in fit if any(key in n.places for key in keys)] or fit
-        if exact:
-            best = max(exact, key=lambda n: (n in paper.notes["model.py"], n.kind == "head", min(n.last - n.line, 12) - 12 * len(n.quotes)))
-            best.quotes.append(quote)
+        keys, need = places(quote), len(quote) / LETTERS + 1
+        fit = [n for mine in paper.notes.values() for n in mine if any(covers(k, at) for k in keys for at in n.places) and n.line > 1]
+        if exact := [n for n in fit if any(key in n.places for key in keys)] or fit:
+            best = max(exact, key=lambda n: min(room[id(n)], need))
+            best.quotes.append((quote, need < room[id(best)] + 3))
+            room[id(best)] -= need
         elif keys:
             paper.lost.append(f"notes: {', '.join(map(name, keys))}: no comment in the code names it")
     noted = [key for quote in paper.quotes for key in places(quote)]
@@ -96,20 +101,17 @@ def places_table(paper: Paper) -> list[tuple[str, list[dict]]]:
         spots = [{"href": f"#{file[:-3]}-{n.line}", "text": f"{file[:-3]} {n.line}"} for file, n in at]
         quoted = [i for i, quote in enumerate(paper.quotes, 1) if key in places(quote)]
         claims = sum(key in places(row.claim.source) for row in paper.claims)
-        word = min((n for _, n in at), key=lambda n: len(n.places), default=None)
-        hint = hinted(word.text if word else "", key)
+        hint = next((h for _, n in at if (h := hinted(n.text, key))), "")
         entry = {"key": key, "name": name(key), "spots": spots, "quoted": quoted, "claims": claims, "hint": hint}
         kinds.setdefault({"sec": "Sections", "eq": "Equations", "table": "Tables", "fig": "Figures"}.get(key.split("-")[0], "Further"), []).append(entry)
     return list(kinds.items())
 
 
-def hinted(text: str, key: str) -> str:
-    """The first words said of a place, less the place."""
-    text = " ".join(text.split())
-    if not (m := re.match(r"(?:[A-Z][a-z]+\. ?[\d.()]+,? ?(?:and )?)+:? *", text)) and not text.startswith(name(key)):
-        return ""
-    text = re.split(r"(?<=[\w)])[.:;] ", text[m.end() if m else len(name(key)) :].strip(' ,:."'))[0]
-    return text if len(text) <= 64 else text[:64].rsplit(" ", 1)[0] + " …"
+def hinted(text: str, key: str) -> Markup:
+    """The first words said of a place, after its name and a colon."""
+    words = "|".join(re.escape(each) for each in (name(key), name(key).replace("(", "").replace(")", "")))
+    said = re.search(rf"(?:{words}): ([^:;]+?)(?:[.;:,] |[.;:]?$)", " ".join(text.split()))
+    return Markup(typeset(said[1])) if said and len(said[1]) <= 64 else Markup("")
 
 
 def markdown(paper: Paper, text: str) -> Markup:
@@ -172,7 +174,7 @@ def page(paper: Paper, others: list[Paper]) -> str:
     files = []
     for file in FILES:
         mine = rows(paper.sources[file], paper.notes[file], paper.known)
-        shown = [{"notes": [(n, said(n, paper.known), [quoted(paper, q) for q in n.quotes]) for n in r.notes], "lines": r.lines} for r in mine]
+        shown = [{"notes": [(n, said(n, paper.known), [(*quoted(paper, q), fits) for q, fits in n.quotes]) for n in r.notes], "lines": r.lines} for r in mine]
         files.append({"name": file, "id": file[:-3], "rows": shown})
     return ENVIRONMENT.get_template("paper.html").render(
         paper=paper, files=files, places=places_table(paper), results=results(paper), others=others,
@@ -196,7 +198,9 @@ def start(papers: list[Paper]) -> str:
         own, judged = of_paper(paper.claims)
         count = Counter(SIGNS.get(row.verdict.word, row.verdict.word) for row in judged)
         beside = Counter(row.experiment.kind for row in paper.claims if row.mine and row.experiment.kind != "paper")
-        text = " ".join(re.sub(r"\[([^\]]+)\]\([^)]*\)|[*_]", r"\1", paper.intro.strip().split("\n\n")[1]).split())
+        first, *more = [" ".join(re.sub(r"\[([^\]]+)\]\([^)]*\)|[*_`]", r"\1", p).split()) for p in paper.intro.strip().split("\n\n")]
+        whole = re.search(r"\d{4,5}\)*\. (.{80,})", first)  # the citation, and in the same paragraph what it is about
+        text = whole[1] if whole else more[0]
         lines.append({"paper": paper, "own": len(own), "judged": len(judged), "count": count, "beside": beside, "text": text.split(". ")[0].rstrip(".") + "."})
     total = Counter(row.verdict.word for paper in papers for row in of_paper(paper.claims)[0])
     return ENVIRONMENT.get_template("index.html").render(lines=lines, total=total)

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 
 KINDS = {"Sec": "Section", "Eq": "Equation", "Table": "Table", "Fig": "Figure", "Appendix": "Appendix", "Algorithm": "Algorithm"}
 SHORT = {"Sec": "Sec. {}", "Eq": "Eq. ({})", "Table": "Table {}", "Fig": "Fig. {}", "Appendix": "App. {}", "Algorithm": "Alg. {}"}
-NUMBER = r"\(?((?:\d+|[IVX]+|[A-Z])(?:\.(?:\d+|[A-Z]))*)(?![\w])[a-d]?\)?|\(?(\d+)[a-d]\b\)?"
-ONE = rf"(?:{NUMBER})"
+NUMBER = r"\(?((?:\d+|[IVX]+|[A-Z])(?:\.(?:\d+|[A-Z]))*)[a-d]?\b\)?"
 HEAD = r"\b(Secs?\.|Sections?|Eqs?\.|Equations?|Tables?|Figs?\.|Figures?|Appendix|Appendices|Algorithms?|Alg\.) ?"
-MARK = re.compile(HEAD + ONE)
-MORE = re.compile(r"(,? and |, | to |-|–)" + ONE)
+MARK = re.compile(HEAD + NUMBER)
+MORE = re.compile(r"(,? and |, | to |-|–)" + NUMBER)
 ELSEWHERE = re.compile(r"(et al\.[^.;]{0,12},? |\)\), |[a-z]\", )$")  # of another paper
 
 
@@ -20,11 +19,11 @@ def marks(text: str) -> Iterator[tuple[int, int, str]]:
             continue
         kind = next(k for k in KINDS if found[1].startswith(k[:3]))
         several = found[1].rstrip(".").endswith(("s", "ces"))
-        number = found[2] or found[3]
+        number = found[2]
         yield found.start(), found.end(), f"{kind}-{number}".lower()
         end = found.end()
         while more := MORE.match(text, end):
-            other = more[2] or more[3]
+            other = more[2]
             if not several and "." not in other:
                 break
             if more[1] in (" to ", "-", "–") and number.isdigit() and other.isdigit():

@@ -13,6 +13,10 @@ function theme() {
 }
 document.getElementById("theme").addEventListener("click", theme);
 
+// Without a font for formulas what is below a letter would stand beside it.
+const sub = document.querySelector("msub");
+if (sub && sub.children[1].getBoundingClientRect().bottom <= sub.children[0].getBoundingClientRect().bottom + 0.5) root.classList.add("flat");
+
 // Places: the lines that implement one.
 let lit = [], now = -1;
 function clear() {
