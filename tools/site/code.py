@@ -16,7 +16,7 @@ from tools.site.formulas import spans, typeset
 from tools.site.places import marks, places
 
 ONE = r"\((?:[A-Z](?:_\w+)?|\.\.\.|\d+ [A-Z])(?=[ ,)])(?:[^()]|\([^()]*\))*\)"
-SHAPE = re.compile(rf"{ONE}(?:(?:, | -&gt; ){ONE})*")
+SHAPE = re.compile(rf"(?<!\w){ONE}(?:(?:, | -&gt; ){ONE})*")
 COMMENT = re.compile(r'(<span class="(?:c1|sd)">)(.*?)(</span>)')
 
 
