@@ -216,7 +216,7 @@ def start(papers: list[Paper]) -> str:
         first, *more = [
             " ".join(re.sub(r"\[([^\]]+)\]\([^)]*\)|[*_`]", r"\1", p).split()) for p in paper.intro.strip().split("\n\n")
         ]
-        whole = re.search(r"\d{4,5}\)*\. (.{80,})", first)  # the citation, and in the same paragraph what it is about
+        whole = re.search(r"\d{4,5}\)*\. (.{200,})", first)  # the citation, and in the same paragraph what it is about
         text = whole[1] if whole else more[0]
         lines.append(
             {

@@ -24,7 +24,7 @@ def marks(text: str) -> Iterator[tuple[int, int, str]]:
         end = found.end()
         while more := MORE.match(text, end):
             other = more[2]
-            if not several and "." not in other:
+            if not several and (kind not in ("Sec", "Appendix") or "." not in other):
                 break
             if more[1] in (" to ", "-", "–") and number.isdigit() and other.isdigit():
                 for n in range(int(number) + 1, min(int(other), int(number) + 40)):
