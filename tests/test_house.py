@@ -18,7 +18,10 @@ FLOORS = [  # of common: an import goes down
 # Today's offenders, with what will mend them; the lists may only shrink.
 WIDE = {  # files beyond the limit, and theirs
 }  # fmt: skip
-TOTALS = {"common": (3631, 174899), "tools": (1281, 64624)}  # lines, bytes: they may only shrink, to 2,800, 140,000 and 700; new commands of tools add theirs
+TOTALS = {
+    "common": (3631, 174899),
+    "tools": (1281, 64624),
+}  # lines, bytes: to shrink to 2,800, 140,000, 700 besides new commands
 LONELY = {  # modules of common with one paper so far -> the paper that will be the second
     "common/tables.py": "none: an old name that scripts outside still call",
 }
