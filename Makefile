@@ -35,7 +35,7 @@ endif
 
 PAPERS := $(sort $(patsubst papers/%/train.py,%,$(wildcard papers/*/train.py)))
 
-.PHONY: .venv/stamp help setup test test-all torture lint tables list smoke replay
+.PHONY: .venv/stamp help setup test test-all torture lint tables site list smoke replay
 
 help: ## these lines
 	@echo "papers: $(PAPERS)"
@@ -96,6 +96,9 @@ publish-%: $(SETUP) ## put finished runs of OUT (runs/) into the repository and 
 
 tables: $(SETUP) ## rewrite every generated table
 	@exec $(PYTHON) -m tools.tables write
+
+site: $(SETUP) ## pages to read beside the papers, in site/ (ARGS="resnet" for some, --marks, --out)
+	@exec $(PYTHON) -m tools.site $(ARGS)
 
 list: $(SETUP) ## every experiment, claim, cost and verdict so far, what ran first (PAPER=name for one)
 	@exec $(PYTHON) -m tools.tables list $(PAPER)

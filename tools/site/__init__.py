@@ -1,0 +1,1 @@
+"""The site to read beside the papers: `make site` writes it, static, to site/."""
