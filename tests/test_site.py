@@ -33,9 +33,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         of = dict(attributes)
-        self.ids += [of["id"]] * ("id" in of)
-        self.links += [of["href"]] * (tag == "a")
-        self.loads += [of[LOADS[tag]]] * (LOADS.get(tag) in of)
+        self.ids += [of.get("id")] * ("id" in of)
+        self.links += [of.get("href")] * (tag == "a")
+        self.loads += [of.get(LOADS.get(tag))] * (LOADS.get(tag) in of)
         self.images += [of] * (tag == "img")
 
     def claims(self) -> list[tuple[str, ...]]:

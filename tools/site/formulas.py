@@ -15,11 +15,11 @@ ACCENTS = {"bar": "¯", "hat": "^", "tilde": "~"}
 SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "...": "…"}
 FUNCTIONS = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN SA Var Concat Attention".split()
 TOKEN = re.compile(r"\s*(->|<=|>=|!=|\+-|\.\.\.|\d+(?:[.,]\d+)*|[A-Za-z]+'*|\S)")
-LETTER = rf"(?:[A-Za-z]|d[A-Z]|{'|'.join(GREEK)}|net)'*"
+LETTER = rf"(?:d?[A-Za-z]|{'|'.join(GREEK)}|net)'*"
 SUFFIX = r"(?:_(?:[A-Za-z0-9]+|\{[^}]*\}))?(?:\^-?(?:[A-Za-z0-9.]+|\{[^}]*\}|\())?"
-PIECE = rf"(?:{'|'.join(FUNCTIONS)}|\d+(?:[.,]\d+)*%?|\d*{LETTER}{SUFFIX}|\d+\^\(?)"
+PIECE = rf"(?<![A-Za-z])(?:{'|'.join(FUNCTIONS)}|\d+(?:[.,]\d+)*%?|\d*{LETTER}{SUFFIX}|\d+\^\(?)(?![A-Za-z])"
 WORD = re.compile(rf"[(\[{{|-]*(?:{PIECE}[()\[\]{{}}|*/^,;=+-]*)*[)\]}}|]*(?:\^-?[\w.]+)?[,;:.]*")
-OPERATOR = re.compile(r"[-+*/=<>~|]|->|<=|>=|!=|\+-|\.\.\.[,;]?|in")
+OPERATOR = re.compile(r"[-+*/=<>~|]|->|<=|>=|!=|\+-|\.\.\.[,;]?")
 STRONG = re.compile(rf"=|\^|\b{LETTER}_[A-Za-z0-9{{]|sqrt\(|\S [+~] \S")
 PAIRS = {")": "(", "]": "[", "}": "{"}
 

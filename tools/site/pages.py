@@ -203,7 +203,8 @@ def start(papers: list[Paper]) -> str:
 
 
 def index(papers: list[Paper]) -> str:
-    """search.js: of each paper, every line of code that is not blank, and every paragraph of the notes."""
+    """search.js: of each paper, the lines of model.py, of train.py those with words or names, and every paragraph of the notes."""
+    worth = {"model.py": re.compile(r"\w{3}"), "train.py": re.compile(r"# |\"\"\"|^\s*(?:def|class) |^    \"[\w-]+\": ")}
     entries = []
     for paper in papers:
         mine = [[f"n{i}", quote] for i, quote in enumerate(paper.quotes, 1)]
@@ -211,6 +212,6 @@ def index(papers: list[Paper]) -> str:
             text = less_generated(paper.parts.get(part, ""))
             mine += [[part.lower().replace(" ", "-"), " ".join(p.split())] for p in re.split(r"\n\n|\n(?=- )", text) if len(p.split()) > 5]
         for file, source in paper.sources.items():
-            mine += [[f"{file[:-3]}-{n}", line.strip()] for n, line in enumerate(source.splitlines(), 1) if re.search(r"\w{3}", line)]
+            mine += [[f"{file[:-3]}-{n}", line.strip()] for n, line in enumerate(source.splitlines(), 1) if worth[file].search(line)]
         entries.append([paper.folder, f"{paper.title} ({paper.year})", mine])
     return f"window.ENTRIES = {json.dumps(entries, ensure_ascii=False, separators=(',', ':'))};\n"
