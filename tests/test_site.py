@@ -154,6 +154,8 @@ def test_notes_stand_at_their_lines():
 def test_what_is_no_site_is_kept(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     for arguments, words in (["resnet", "--out", str(tmp_path)], "no site"), (["rsenet", "--out", str(tmp_path / "x")], "rsenet"):
-        run = subprocess.run([sys.executable, "-m", "tools.site", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            [sys.executable, "-m", "tools.site", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         assert run.returncode == 2 and words in run.stderr and len(run.stderr.splitlines()) == 1
     assert (tmp_path / "thesis.tex").exists()

@@ -21,7 +21,10 @@ def build(out: Path, only: list[str]) -> list[pages.Paper]:
     """Write the site. Raises BadInput: no such paper, or `out` holds something else."""
     for paper in only:
         known(paper)
-    refuse(out.exists() and any(out.iterdir()) and not (out / "search.js").exists(), f"{out} holds something that is no site: name another with --out")
+    refuse(
+        out.exists() and any(out.iterdir()) and not (out / "search.js").exists(),
+        f"{out} holds something that is no site: name another with --out",
+    )
     mine = sorted(map(pages.read, only or papers()), key=lambda paper: (paper.year, paper.title.lower()))
     out.parent.mkdir(parents=True, exist_ok=True)
     with workshop(out.parent, f"{out.name}.building") as making:

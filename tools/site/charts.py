@@ -59,7 +59,9 @@ def chart(title: str, axis: str, ours: Sequence[Curve], paper: float | None, of:
     out = [f'<svg class="chart" viewBox="0 0 {W} {H}" width="{W}" height="{H}" role="img" tabindex="0" aria-label="{title}"']
     out += [f' data-range="{x0:g} {x1:g} {y0:g} {y1:g}" data-box="{LEFT} {W - RIGHT} {H - BOTTOM} {TOP}" data-axis="{axis}">']
     for y in ticks(y0, y1):
-        out.append(f'<path class="grid" d="M{LEFT} {py(y):.1f}H{W - RIGHT}"/><text x="{LEFT - 5}" y="{py(y) + 4:.1f}">{number(y)}</text>')
+        out.append(
+            f'<path class="grid" d="M{LEFT} {py(y):.1f}H{W - RIGHT}"/><text x="{LEFT - 5}" y="{py(y) + 4:.1f}">{number(y)}</text>'
+        )
     for x in ticks(x0, x1):
         where = "end" if px(x) > W - 40 else "middle"
         out.append(f'<text x="{px(x):.1f}" y="{H - 7}" style="text-anchor:{where}">{x:,g}</text>')

@@ -1,11 +1,33 @@
-"""Formulas as comments write them, `softmax(Q K^T / sqrt(d_k)) V`, found in prose and set as MathML, which browsers draw themselves."""
+"""Formulas as comments write them, `softmax(Q K^T / sqrt(d_k)) V`, found in prose and set as MathML, which browsers draw."""
 
 import re
 from html import escape
 
 GREEK = dict(
     zip(
-        "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega".split(),
+        [
+            "alpha",
+            "beta",
+            "gamma",
+            "delta",
+            "epsilon",
+            "zeta",
+            "eta",
+            "theta",
+            "kappa",
+            "lambda",
+            "mu",
+            "nu",
+            "xi",
+            "pi",
+            "rho",
+            "sigma",
+            "tau",
+            "phi",
+            "chi",
+            "psi",
+            "omega",
+        ],
         "αβγδεζηθκλμνξπρστφχψω",
         strict=True,
     )
@@ -13,7 +35,30 @@ GREEK = dict(
 GREEK |= {"Delta": "Δ", "Theta": "Θ", "Sigma": "Σ", "sum": "∑", "prod": "∏", "infinity": "∞"}
 ACCENTS = {"bar": "¯", "hat": "^", "tilde": "~"}
 SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "...": "…"}
-FUNCTIONS = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN SA Var Concat Attention".split()
+FUNCTIONS = [
+    "sqrt",
+    "softmax",
+    "sigmoid",
+    "max",
+    "min",
+    "log",
+    "exp",
+    "tanh",
+    "sin",
+    "cos",
+    "ln",
+    "tr",
+    "det",
+    "LayerNorm",
+    "LN",
+    "MSA",
+    "MLP",
+    "FFN",
+    "SA",
+    "Var",
+    "Concat",
+    "Attention",
+]
 TOKEN = re.compile(r"\s*(->|<=|>=|!=|\+-|\.\.\.|\d+(?:[.,]\d+)*|[A-Za-z]+'*|\S)")
 LETTER = rf"(?:d?[A-Za-z]|{'|'.join(GREEK)}|net)'*"
 SUFFIX = r"(?:_(?:[A-Za-z0-9]+|\{[^}]*\}))?(?:\^-?(?:[A-Za-z0-9.]+|\{[^}]*\}|\())?"

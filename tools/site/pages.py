@@ -77,7 +77,9 @@ def spread_quotes(paper: Paper) -> None:
         fit = [n for n in everywhere if any(covers(key, at) for key in keys for at in n.places) and n.line > 1]
         exact = [n for n in fit if any(key in n.places for key in keys)] or fit
         if exact:
-            best = max(exact, key=lambda n: (n in paper.notes["model.py"], n.kind == "head", min(n.last - n.line, 12) - 12 * len(n.quotes)))
+            best = max(
+                exact, key=lambda n: (n in paper.notes["model.py"], n.kind == "head", min(n.last - n.line, 12) - 12 * len(n.quotes))
+            )
             best.quotes.append(quote)
         elif keys:
             paper.lost.append(f"notes: {', '.join(map(name, keys))}: no comment in the code names it")
@@ -99,7 +101,9 @@ def places_table(paper: Paper) -> list[tuple[str, list[dict]]]:
         word = min((n for _, n in at), key=lambda n: len(n.places), default=None)
         hint = hinted(word.text if word else "", key)
         entry = {"key": key, "name": name(key), "spots": spots, "quoted": quoted, "claims": claims, "hint": hint}
-        kinds.setdefault({"sec": "Sections", "eq": "Equations", "table": "Tables", "fig": "Figures"}.get(key.split("-")[0], "Further"), []).append(entry)
+        kinds.setdefault(
+            {"sec": "Sections", "eq": "Equations", "table": "Tables", "fig": "Figures"}.get(key.split("-")[0], "Further"), []
+        ).append(entry)
     return list(kinds.items())
 
 
@@ -153,7 +157,10 @@ def results(paper: Paper) -> list[dict]:
             word = row.verdict.word
             bound = tolerance(row.claim) if row.experiment.kind in ("paper", "weights") else "–"
             cells = {"experiment": row.name, "claim": label, "paper": theirs, "bound": bound, "ours": ours, "verdict": verdict}
-            lines.append(cells | {"word": word.replace(" ", "-"), "strip": charts.strip(row), "why": row.claim.why, "source": row.claim.source})
+            lines.append(
+                cells
+                | {"word": word.replace(" ", "-"), "strip": charts.strip(row), "why": row.claim.why, "source": row.claim.source}
+            )
             if row.mine and (row.name, row.claim.metric) not in drawn and (drawing := charts.of_claim(row)):
                 drawn |= {(row.name, row.claim.metric), (row.name, "")}
                 pictures.append((row.name, f"{row.claim.metric}; dashed, the paper's value", drawing))
@@ -172,13 +179,20 @@ def page(paper: Paper, others: list[Paper]) -> str:
     files = []
     for file in FILES:
         mine = rows(paper.sources[file], paper.notes[file], paper.known)
-        shown = [{"notes": [(n, said(n, paper.known), [quoted(paper, q) for q in n.quotes]) for n in r.notes], "lines": r.lines} for r in mine]
+        shown = [
+            {"notes": [(n, said(n, paper.known), [quoted(paper, q) for q in n.quotes]) for n in r.notes], "lines": r.lines}
+            for r in mine
+        ]
         files.append({"name": file, "id": file[:-3], "rows": shown})
     return ENVIRONMENT.get_template("paper.html").render(
         paper=paper, files=files, places=places_table(paper), results=results(paper), others=others,
         intro=markdown(paper, paper.intro), found=markdown(paper, found(paper.folder)),
         quotes=[quoted(paper, q) for q in paper.quotes],
-        parts=[(part, part.lower().replace(" ", "-"), markdown(paper, less_generated(paper.parts[part]))) for part in SECTIONS if part in paper.parts],
+        parts=[
+            (part, part.lower().replace(" ", "-"), markdown(paper, less_generated(paper.parts[part])))
+            for part in SECTIONS
+            if part in paper.parts
+        ],
     )  # fmt: skip
 
 
@@ -197,7 +211,16 @@ def start(papers: list[Paper]) -> str:
         count = Counter(SIGNS.get(row.verdict.word, row.verdict.word) for row in judged)
         beside = Counter(row.experiment.kind for row in paper.claims if row.mine and row.experiment.kind != "paper")
         text = " ".join(re.sub(r"\[([^\]]+)\]\([^)]*\)|[*_]", r"\1", paper.intro.strip().split("\n\n")[1]).split())
-        lines.append({"paper": paper, "own": len(own), "judged": len(judged), "count": count, "beside": beside, "text": text.split(". ")[0].rstrip(".") + "."})
+        lines.append(
+            {
+                "paper": paper,
+                "own": len(own),
+                "judged": len(judged),
+                "count": count,
+                "beside": beside,
+                "text": text.split(". ")[0].rstrip(".") + ".",
+            }
+        )
     total = Counter(row.verdict.word for paper in papers for row in of_paper(paper.claims)[0])
     return ENVIRONMENT.get_template("index.html").render(lines=lines, total=total)
 
@@ -210,8 +233,14 @@ def index(papers: list[Paper]) -> str:
         mine = [[f"n{i}", quote] for i, quote in enumerate(paper.quotes, 1)]
         for part in SECTIONS[:3]:
             text = less_generated(paper.parts.get(part, ""))
-            mine += [[part.lower().replace(" ", "-"), " ".join(p.split())] for p in re.split(r"\n\n|\n(?=- )", text) if len(p.split()) > 5]
+            mine += [
+                [part.lower().replace(" ", "-"), " ".join(p.split())]
+                for p in re.split(r"\n\n|\n(?=- )", text)
+                if len(p.split()) > 5
+            ]
         for file, source in paper.sources.items():
-            mine += [[f"{file[:-3]}-{n}", line.strip()] for n, line in enumerate(source.splitlines(), 1) if worth[file].search(line)]
+            mine += [
+                [f"{file[:-3]}-{n}", line.strip()] for n, line in enumerate(source.splitlines(), 1) if worth[file].search(line)
+            ]
         entries.append([paper.folder, f"{paper.title} ({paper.year})", mine])
     return f"window.ENTRIES = {json.dumps(entries, ensure_ascii=False, separators=(',', ':'))};\n"
