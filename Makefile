@@ -35,7 +35,7 @@ endif
 
 PAPERS := $(sort $(patsubst papers/%/train.py,%,$(wildcard papers/*/train.py)))
 
-.PHONY: .venv/stamp help setup test test-all torture lint tables site list smoke replay wandb
+.PHONY: .venv/stamp help setup test test-all torture lint tables site list smoke replay
 
 help: ## these lines
 	@echo "papers: $(PAPERS)"
@@ -93,12 +93,6 @@ replay-%: $(SETUP) ## the same of one paper (EXPERIMENT= SEEDS= LINES= SECONDS=)
 
 publish-%: $(SETUP) ## put finished runs of OUT (runs/) into the repository and its tables
 	@exec $(PYTHON) -m tools.publish $* "$$OUT"
-
-wandb: $(SETUP) ## all published runs, and the papers' numbers, into your own W&B (offline: for wandb sync)
-	@exec $(PYTHON) -m tools.wandb_runs --out "$$OUT"
-
-wandb-%: $(SETUP) ## the same of one paper (EXPERIMENT=)
-	@exec $(PYTHON) -m tools.wandb_runs --paper $* --experiment "$(EXPERIMENT)" --out "$$OUT"
 
 tables: $(SETUP) ## rewrite every generated table
 	@exec $(PYTHON) -m tools.tables write

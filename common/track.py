@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from common.claims import Claim, Record, measured
 from common.files import Metrics, Row
-from common.words import label, number
+from common.words import number
 
 PROJECT = "paper-reproductions"
 TIMEOUT = 15  # seconds that W&B may take to answer before the run goes on offline
@@ -100,7 +100,7 @@ def speak(text: str, to: TextIO | None = None) -> None:
 class WandB:
     """One W&B run for one run directory, whatever happens to the network; no method raises or blocks for long.
 
-    Each claim's value is drawn as a flat line, `claims/<claim>/paper`, beside the metric's curve.
+    Each claim's value is drawn as a flat line, `claims/<metric>/paper`, beside the metric's curve.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class WandB:
         """settings: id, group, job_type, name, config. rows: what metrics.jsonl holds already."""
         self.run, self.say, self.claims = None, say, claims
         self.known = -1  # the last step that the server has
-        self.paper = {f"claims/{label(claim)}/paper": claim.value for claim in claims}
+        self.paper = {f"claims/{claim.metric}/paper": claim.value for claim in claims}
         mode = os.environ.get("WANDB_MODE", "")
         if mode == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
             return
@@ -196,7 +196,7 @@ class WandB:
             for claim in self.claims if record else ():
                 if math.isfinite(ours := measured(claim, record)):
                     about = {"paper": claim.value, "ours": ours, "difference": ours - claim.value}
-                    self.run.summary.update({f"claims/{label(claim)}/{name}": value for name, value in about.items()})
+                    self.run.summary.update({f"claims/{claim.metric}/{name}": value for name, value in about.items()})
             self.run.finish(exit_code=exit_code)
         self.run = None
 

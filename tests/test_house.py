@@ -19,8 +19,8 @@ FLOORS = [  # of common: an import goes down
 WIDE = {  # files beyond the limit, and theirs
 }  # fmt: skip
 TOTALS = {
-    "common": (3631, 174863),
-    "tools": (1457, 73919),
+    "common": (3631, 174857),
+    "tools": (1304, 65960),
 }  # lines, bytes: to shrink to 2,800, 140,000, 700 besides new commands
 LONELY = {  # modules of common with one paper so far -> the paper that will be the second
     "common/tables.py": "none: an old name that scripts outside still call",
