@@ -1,5 +1,6 @@
 """Runs that leave the house: what other programs read gives our outputs."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from papers.lenet.train import EXPERIMENTS as LENET
 from papers.resnet.train import Cifar, ImageNet
 from papers.vgg.train import ImageNet as VGGImageNet
 from papers.vit.recipes import Finetuning
-from tools import export
+from tests.start import record, weights
+from tools import export, publish
+from tools.repository import papers, records
 
 
 def written(folder, paper, experiment, config, net, name="model", **data):
@@ -194,3 +197,74 @@ def test_what_cannot_be_exported(tmp_path, resnet):
     for arguments, line in said.items():
         with pytest.raises(BadInput, match=line):
             export.main(*arguments)
+
+
+def lenet(tmp_path):
+    from papers.lenet.model import LeNet5, printed
+
+    torch.manual_seed(6)
+    net = LeNet5(printed, 0.6)
+    return written(tmp_path / "run", "lenet", "mnist", LENET["mnist"].config, net), net
+
+
+def test_small_weights_are_published_with_their_record(tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    folder, net = lenet(tmp_path)
+    monkeypatch.setattr(publish, "ROOT", tmp_path)
+    (tmp_path / "papers/lenet").mkdir(parents=True)
+    record = {"paper": "lenet", "experiment": "mnist", "seed": 0, "commit": "c0ffee", "metrics": {"test_error": 1.5}}
+    publish.keep_weights(folder, "lenet", record)
+    path = tmp_path / "papers/lenet" / record["weights"]["file"]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == record["weights"]["sha256"]
+    assert all(torch.equal(each, net.state_dict()[key]) for key, each in load_file(path).items())
+    path.unlink()
+    monkeypatch.setattr(publish, "SMALL", 1000)
+    publish.keep_weights(folder, "lenet", other := {"paper": "lenet", "experiment": "mnist", "seed": 1})
+    assert "weights" not in other and not list(path.parent.iterdir())
+
+
+def published():
+    return [(paper, record) for paper in papers() for record in records(paper) if "weights" in record]
+
+
+@pytest.mark.parametrize(("paper", "record"), published(), ids=[f"{paper}-{r['experiment']}" for paper, r in published()])
+def test_published_weights_are_their_records(paper, record):
+    path = ROOT / "papers" / paper / record["weights"]["file"]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == record["weights"]["sha256"] and path.stat().st_size <= publish.SMALL
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+    assert (facts["commit"], json.loads(facts["metrics"])) == (record["commit"], record["metrics"])
+
+
+def test_the_published_number_comes_from_the_published_weights(tmp_path, monkeypatch, capfd):
+    """`make evaluate-lenet`."""
+    from common.data import mnist
+    from papers.lenet import pretrained
+
+    try:
+        mnist.load(ROOT / "data")
+    except BadInput:
+        pytest.skip("MNIST is not in data/")
+    evaluate = weights(pretrained, tmp_path, monkeypatch, capfd)
+    assert evaluate("mnist-seed0", "--data-dir", ROOT / "data") == (0, [])
+    ours = next(r for r in records("lenet") if (r["experiment"], r["seed"]) == ("mnist", 0))
+    assert record(tmp_path / "lenet/weights-mnist-seed0/seed0")["metrics"]["errors"] == ours["metrics"]["errors"]
+
+
+def test_a_lenet_of_ones_own_is_evaluated(tmp_path, monkeypatch, capfd):
+    from common.data import mnist
+    from papers.lenet import digits, pretrained
+
+    folder, net = lenet(tmp_path)
+    made_up = digits.made_up(20, 200)
+    monkeypatch.setattr(mnist, "fetch", lambda data_dir: None)
+    monkeypatch.setattr(mnist, "load", lambda data_dir: made_up)
+    evaluate = weights(pretrained, tmp_path / "out", monkeypatch, capfd)
+    assert evaluate(folder) == (0, [])
+    with torch.no_grad():
+        wrong = (net(digits.field(made_up.test_images)).argmin(1) != made_up.test_labels).sum().item()
+    (made,) = (tmp_path / "out").rglob("seed0")
+    assert record(made)["metrics"] == {"test_error": wrong / 2, "errors": wrong}
+    code, errors = evaluate("none")
+    assert code == 2 and "name a run's folder, or one of" in errors[0]

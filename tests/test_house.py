@@ -20,10 +20,10 @@ FLOORS = [  # of common: an import goes down
 WIDE = {  # files beyond the limit, and theirs
 }  # fmt: skip
 TOTALS = {
-    "common": (3631, 174899),
-    "tools": (1281, 64624),
+    "common": (3631, 174857),
+    "tools": (1304, 65960),
     "site": (783, 37209),
-}  # lines, bytes: they may only shrink, to 2,800, 140,000 and 700; new commands of tools add theirs
+}  # lines, bytes: to shrink to 2,800, 140,000, 700 besides new commands
 LONELY = {  # modules of common with one paper so far -> the paper that will be the second
     "common/tables.py": "none: an old name that scripts outside still call",
 }

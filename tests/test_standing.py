@@ -51,7 +51,7 @@ def test_alone(paper, tmp_path):
     """model.py, and keys.py beside it where there are official weights, work in an empty folder with torch and einops."""
     barred = ("common", "papers", "accelerate", "torchvision", "transformers", "timm", "datasets", "tyro", "wandb")
     folder = ROOT / "papers" / paper
-    for name in ("model.py", "keys.py") if (folder / "pretrained.py").exists() else ("model.py",):
+    for name in ["model.py", *(path.name for path in folder.glob("keys.py"))]:
         shutil.copy(folder / name, tmp_path)
         run = Started(tmp_path / "log", "tests.barred", tmp_path / name, *barred)
         assert run.wait() == 0, run.output()

@@ -23,12 +23,13 @@ from common.options import differences
 from common.words import columns, label, number, paper_value, said
 from tools.repository import experiments, exporter, known, refuse, told
 
+COUNTERS = {"state", "solved", "progress", "count"}  # modules of a checkpoint that are not a net
 CLOSE = 1e-4  # how far outputs of single precision may differ, of the largest
 Convert = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def learned(folder: Path, paper: str) -> dict[str, Tensor]:
-    """The weights in a run's newest checkpoint: of what is no optimizer, by the names that `run.prepare` has, if there are several.
+    """The weights in a run's newest checkpoint: `model`, or what else is no optimizer, by the names that `run.prepare` has.
 
     Raises:
         BadInput: it is no folder of such a run, or has no checkpoint.
@@ -36,6 +37,8 @@ def learned(folder: Path, paper: str) -> dict[str, Tensor]:
     objects = directory.learned(folder, paper)[2]
     models = {name: state for name, state in objects.items() if state and all(isinstance(each, Tensor) for each in state.values())}
     refuse(not models, f"{folder}: its checkpoint holds no weights, only {', '.join(objects)}")
+    if {*models} <= {"model", *COUNTERS}:
+        return models["model"]
     return {f"{name}.{key}" if len(models) > 1 else key: tensor for name, state in models.items() for key, tensor in state.items()}
 
 
@@ -67,11 +70,16 @@ def same_outputs(what: str, ours: Tensor, theirs: Tensor) -> None:
         )
 
 
-def save_safetensors(state: Mapping[str, Tensor], to: Path, metadata: dict[str, str]) -> None:
+def as_safetensors(state: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
     from safetensors.torch import save
 
-    plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}  # of tied weights, one each
-    write_atomic(to, save(plain, metadata))
+    return save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}, metadata)  # tied ones: one each
+
+
+def facts_of(about: Mapping[str, Any]) -> dict[str, str]:
+    """Of a record, or of a run that has not ended: what a file of its weights says of itself."""
+    facts = {key: about.get(key) for key in ("paper", "experiment", "seed", "commit", "config", "metrics")}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
 
 
 @torch.no_grad()
@@ -106,7 +114,7 @@ def save_for(library: str, net: nn.Module, make: Callable, convert: Convert, inp
     if hasattr(theirs, "save_pretrained"):
         theirs.save_pretrained(to)
         return to
-    save_safetensors(theirs.state_dict(), to := to.with_suffix(".safetensors"), {"format": "pt"})
+    write_atomic(to := to.with_suffix(".safetensors"), as_safetensors(theirs.state_dict(), {"format": "pt"}))
     return to
 
 
@@ -154,10 +162,7 @@ def main(paper: str, run: str = "", form: str = "safetensors", to: str = "") -> 
     target = Path(to).expanduser() if to else folder / "export"
     target.mkdir(parents=True, exist_ok=True)
     if form == "safetensors":
-        facts = {key: about[key] for key in ("paper", "experiment", "seed", "commit", "config")}
-        facts["metrics"] = record and record["metrics"]
-        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
-        save_safetensors(learned(folder, paper), made := target / "model.safetensors", texts)
+        write_atomic(made := target / "model.safetensors", as_safetensors(learned(folder, paper), facts_of(record or about)))
     elif form == "onnx":
         save_onnx(hooks.of_run(folder), hooks.inputs, made := target / "model.onnx")
     else:

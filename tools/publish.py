@@ -4,6 +4,7 @@ A record is refused if it cannot be trusted: stand-in data, hyper-parameters tha
 commit's, a recipe changed on the way. Publishing a (experiment, seed) again replaces it, and says so.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -13,14 +14,17 @@ from pathlib import Path
 
 from common import provenance
 from common.claims import Experiment, Record
+from common.directory import checkpoints
 from common.files import CLOCK, Row, read_rows, write_atomic
 from common.options import differences
 from common.provenance import ROOT
 from tools import tables
-from tools.repository import experiments, known, pictures, records, refuse, told
+from tools.export import as_safetensors, facts_of, learned
+from tools.repository import experiments, exporter, known, pictures, records, refuse, told
 
 CURVE = 200  # rows of a published curve
 BEGINNING = 10  # of these the first, without a gap, for replay
+SMALL = 2_000_000  # bytes: weights that are not larger are published as well, of a paper's first experiment and seed
 
 
 def refusal(record: Record, experiment: Experiment | None, figures: Path) -> str | None:
@@ -71,6 +75,18 @@ def made_from(mine: list[Record]) -> str:
     return "; ".join(f"{r['experiment']} seed {r['seed']}, commit {r['commit']}, finished {r['finished']}" for r in mine)
 
 
+def keep_weights(run: Path, paper: str, record: Record) -> None:
+    """Into papers/<paper>/weights/, if they are small and the paper has an export.py; the record says where and what they are."""
+    if exporter(paper) is None or not checkpoints(run):
+        return
+    content = as_safetensors(learned(run, paper), facts_of(record))
+    if len(content) <= SMALL:
+        file = f"weights/{record['experiment']}-seed{record['seed']}.safetensors"
+        (ROOT / "papers" / paper / "weights").mkdir(exist_ok=True)
+        write_atomic(ROOT / "papers" / paper / file, content)
+        record["weights"] = {"file": file, "sha256": hashlib.sha256(content).hexdigest()}
+
+
 def draw(paper: str, kept: list[Record]) -> None:
     """The pictures that train.py draws from several records."""
     for name, (wanted, function) in pictures(paper).items():
@@ -100,6 +116,8 @@ def publish(paper: str, out: Path) -> int:
             print(f"refused   {name} seed {seed}: {reason}")
             refused += 1
             continue
+        if name == next(iter(table)) and seed == min([seed, *(s for n, s in published if n == name)]):
+            keep_weights(path.parent, paper, record)
         state = "added" if key not in published else "unchanged" if published[key] == record else "replaced"
         print(f"{state:9} {name} seed {seed}")
         published[key] = record
