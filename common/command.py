@@ -15,7 +15,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any
 
-from common.claims import Experiment, measured, verdict
+from common.claims import Experiment
 from common.directory import checkpoints
 from common.errors import BadFile, BadInput, Compared, Failed, LostWorker, OtherData
 from common.options import Options, config_dict, differences
@@ -23,7 +23,7 @@ from common.provenance import ROOT
 from common.run import Run
 from common.signals import Interrupted, signals
 from common.track import speak
-from common.words import columns, duration, label, number, paper_value, said
+from common.words import columns, duration, outcome
 
 
 def reproduce(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, float]], argv: list[str] | None = None) -> None:
@@ -157,15 +157,11 @@ def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first:
 
 
 def print_result(run: Run) -> None:
-    """The table of the run: claim, paper, ours, verdict."""
+    """The table of the run."""
     record, claims = run.finished, run.experiment.claims
     changed = differences(config_dict(run.experiment.config), run.config)
-    other = "changed recipe" if changed else "other data" if record["data"]["stand_in"] else ""
-    verdicts = [other or said(c, verdict(run.experiment, c, [record])) for c in claims]
-    rows = [["claim", "paper", "ours", "verdict"]]
-    rows += [[label(c), paper_value(c), number(measured(c, record)), v] for c, v in zip(claims, verdicts, strict=True)]
-    rows += [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {label(c) for c in claims}]
-    for line in ["", *columns(rows), ""]:
+    rows = outcome(run.experiment, record, changed)
+    for line in ["", *columns([["claim", "paper", "ours", "verdict"], *rows]), ""]:
         run.say(line)
     if record["code"] != run.code:
         run.say("this run was made with other code than is here now; --restart runs it again")
@@ -178,5 +174,7 @@ def print_result(run: Run) -> None:
     run.say(f"record  {run.dir / 'result.json'}")
     end = f"kind {run.experiment.kind}"
     if claims and run.experiment.kind == "paper":
-        end = other or f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced"
+        verdicts = [row[3] for row in rows]
+        own = f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced"
+        end = verdicts[0] if changed or record["data"]["stand_in"] else own
     run.say(f"{run.paper} {run.name} seed {run.seed}: {end}, in {duration(record['wall_s'])}")

@@ -1,4 +1,4 @@
-"""The old name of tools.tables, which scripts outside still call: `python -m common.tables list`."""
+"""The old name of tools.tables, which scripts still call."""
 
 import runpy
 

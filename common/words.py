@@ -1,10 +1,10 @@
-"""How claims, numbers and times are written, in every table and on the terminal."""
+"""How claims, numbers and times are written in tables and terminals."""
 
 import math
 import statistics
 from collections.abc import Sequence
 
-from common.claims import Claim, Kind, Verdict
+from common.claims import Claim, Experiment, Record, Verdict, measured, verdict
 
 
 def number(value: float | None) -> str:
@@ -28,11 +28,6 @@ def said(claim: Claim, verdict: Verdict) -> str:
     if verdict.excess is not None:
         return f"{verdict.word} by {number(round(verdict.excess, places(verdict.excess, 2)))}{unit(claim)}"
     return f"{verdict.word}, {verdict.reason}" if verdict.reason else verdict.word
-
-
-def judged(claim: Claim, kind: Kind, values: Sequence[float]) -> str:
-    """The verdict on these values."""
-    return said(claim, claim.verdict(kind, values))
 
 
 def spread(values: Sequence[float]) -> str:
@@ -61,6 +56,13 @@ def paper_value(claim: Claim) -> str:
 def label(claim: Claim) -> str:
     """The metric, and where on its curve it is judged."""
     return claim.metric if claim.at is None else f"{claim.metric} at {number(claim.at)} {claim.along}"
+
+
+def outcome(e: Experiment, record: Record, changed: Sequence[str]) -> list[list[str]]:
+    """Claim, paper, ours, verdict; then other metrics. changed: options of another recipe."""
+    other = "changed recipe" if changed else "other data" * record["data"]["stand_in"]
+    rows = [[label(c), paper_value(c), number(measured(c, record)), other or said(c, verdict(e, c, [record]))] for c in e.claims]
+    return rows + [[k, "", number(v), ""] for k, v in record["metrics"].items() if k not in {row[0] for row in rows}]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,7 +10,7 @@ import runpy
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,14 +18,21 @@ from unittest import mock
 import torch
 
 from common import command
+from common.claims import Claim, Kind
 from common.command import main
 from common.files import CLOCK
 from common.provenance import ROOT
+from common.words import said
 
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = ["torch", "torch._dynamo", "accelerate", "tyro", "matplotlib.backends.backend_agg", "sacrebleu", "common.command"]
 CONTEXT.set_forkserver_preload(PRELOAD)
 STARTED: list["Started"] = []  # of the test under way
+
+
+def judged(claim: Claim, kind: Kind, values: Sequence[float]) -> str:
+    """The verdict on these values, in words."""
+    return said(claim, claim.verdict(kind, values))
 
 
 def here(module: str, *argv: str) -> tuple[int, str]:

@@ -14,7 +14,8 @@ from common import provenance
 from common.claims import Claim, Verdict, measured, reached, values, verdict
 from common.errors import BadInput
 from common.options import differences
-from common.words import judged, label, number, paper_value, spread, tolerance
+from common.words import label, number, paper_value, spread, tolerance
+from tests.start import judged
 from tests.toy.train import EXPERIMENTS
 from tools import grids, publish, tables
 from tools import repository as repository_of

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from common import directory
-from common.claims import Record, measured, verdict
+from common.claims import Record
 from common.errors import Failed
 from common.files import write_atomic
 from common.options import differences
-from common.words import columns, label, number, paper_value, said
+from common.words import columns, outcome
 from tools.repository import experiments, exporter, known, refuse, told
 
 COUNTERS = {"state", "solved", "progress", "count"}  # modules of a checkpoint that are not a net
@@ -37,7 +37,7 @@ def learned(folder: Path, paper: str) -> dict[str, Tensor]:
     objects = directory.learned(folder, paper)[2]
     models = {name: state for name, state in objects.items() if state and all(isinstance(each, Tensor) for each in state.values())}
     refuse(not models, f"{folder}: its checkpoint holds no weights, only {', '.join(objects)}")
-    if {*models} <= {"model", *COUNTERS}:
+    if models.keys() - COUNTERS == {"model"}:
         return models["model"]
     return {f"{name}.{key}" if len(models) > 1 else key: tensor for name, state in models.items() for key, tensor in state.items()}
 
@@ -87,13 +87,16 @@ def save_onnx(net: nn.Module, inputs: Callable[[nn.Module, int], Tensor], to: Pa
     """By torch's exporter, for any number of examples. Raises Failed: onnxruntime has other outputs than our net."""
     import onnxruntime
 
-    net, name = net.eval(), "tokens" if inputs(net, 2).dtype == torch.int64 else "images"
-    with warnings.catch_warnings(action="ignore"):
-        logging.disable(logging.WARNING)
-        program = torch.onnx.export(
-            net, (inputs(net, 2),), dynamo=True, input_names=[name], output_names=["outputs"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
-        )  # fmt: skip
+    example = inputs(net, 2)
+    name = "tokens" if example.dtype == torch.int64 else "images"
+    logging.disable(logging.WARNING)  # the exporter's own
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            program = torch.onnx.export(
+                net, (example,), dynamo=True, input_names=[name], output_names=["outputs"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+            )  # fmt: skip
+    finally:
         logging.disable(logging.NOTSET)
     content = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -108,7 +111,7 @@ def save_for(library: str, net: nn.Module, make: Callable, convert: Convert, inp
     """The library's own net with our weights: its state dict, or of transformers a folder. Raises Failed, as above."""
     theirs = make(net).eval()
     theirs.load_state_dict(inverse(convert, theirs.state_dict(), net.state_dict()))
-    x = inputs(net.eval(), 2)
+    x = inputs(net, 2)
     answer = theirs(x)
     same_outputs(library, net(x), getattr(answer, "logits", answer))
     if hasattr(theirs, "save_pretrained"):
@@ -131,15 +134,7 @@ def card(paper: str, about: dict[str, Any], record: Record | None, files: list[P
     }  # fmt: skip
     text = f"# {paper}/{name}\n\n" + "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
     if record and e:
-        changed = differences(record["config"], e.config)
-        other = "changed recipe" if changed else "other data" if data["stand_in"] else ""
-        rows = [["claim", "paper", "ours", "verdict"], ["---"] * 4]
-        rows += [
-            [label(c), paper_value(c), number(measured(c, record)), other or said(c, verdict(e, c, [record]))] for c in e.claims
-        ]
-        rows += [
-            [key, "", number(value), ""] for key, value in record["metrics"].items() if key not in {label(c) for c in e.claims}
-        ]
+        rows = [["claim", "paper", "ours", "verdict"], ["---"] * 4, *outcome(e, record, differences(record["config"], e.config))]
         text += "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return text + "\n\n" + "\n".join(f"- `{path.name}`" for path in files) + "\n"
 
@@ -156,19 +151,18 @@ def main(paper: str, run: str = "", form: str = "safetensors", to: str = "") -> 
     forms = ["safetensors", *(["onnx"] if hooks else []), *libraries]
     refuse(form not in forms, f"{paper} is exported as {', '.join(forms)}, not as {form}")
     refuse(not run, f"name the run: RUN=runs/{paper}/EXPERIMENT/seed0")
-    about = directory.learned(folder, paper)[0]
-    ended = folder / "result.json"
+    state = learned(folder, paper) if form == "safetensors" else None
+    net = None if state else hooks.of_run(folder)
+    about, ended = json.loads((folder / "config.json").read_text(encoding="utf-8")), folder / "result.json"
     record = json.loads(ended.read_text(encoding="utf-8")) if ended.exists() else None
     target = Path(to).expanduser() if to else folder / "export"
     target.mkdir(parents=True, exist_ok=True)
-    if form == "safetensors":
-        write_atomic(made := target / "model.safetensors", as_safetensors(learned(folder, paper), facts_of(record or about)))
+    if state:
+        write_atomic(made := target / "model.safetensors", as_safetensors(state, facts_of(record or about)))
     elif form == "onnx":
-        save_onnx(hooks.of_run(folder), hooks.inputs, made := target / "model.onnx")
+        save_onnx(net, hooks.inputs, made := target / "model.onnx")
     else:
-        net = hooks.of_run(folder)
-        make, convert = libraries[form]
-        made = save_for(form, net, make, convert, hooks.inputs, target / form)
+        made = save_for(form, net, *libraries[form], hooks.inputs, target / form)
     files = sorted(path for path in target.iterdir() if path.name != "README.md")
     write_atomic(target / "README.md", card(paper, about, record, files, getattr(hooks, "SHOWN", "")).encode())
     for line in columns([["file", str(made)], ["card", str(target / "README.md")]]):

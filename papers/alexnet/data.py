@@ -115,7 +115,7 @@ def ilsvrc(run: Run) -> Data:
     means, places = means_of(mean.to(run.device), config.authors), SIDE - CROP + 1
     scale = 1 + config.colour if config.authors else 1.0
     reader = run.reader(lambda index, generator: (square(data.image(index)), data.labels[index]))
-    tests = validation(run, test, means, CROP)
+    tests = validation(run, test, means)
 
     def passes(step: float) -> float:
         return step * B / n
@@ -137,9 +137,9 @@ def means_of(mean: Tensor, authors: bool) -> Tensor:
     return means[middle, middle].expand(means.shape) if authors else means
 
 
-def validation(run: Run, data: Any, means: Tensor, size: int) -> Tests:
+def validation(run: Run, data: Any, means: Tensor) -> Tests:
     """Squares read by worker processes; "ten patches", or the centre alone. means: what to take away at each place."""
-    n = len(data.labels)
+    n, size = len(data.labels), SIDE + 1 - len(means)
     reader = run.reader(lambda index, generator: (square(data.image(index)), data.labels[index]))
 
     def batches(kind: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -25,7 +25,6 @@ from common.data import imagenet
 from common.data.images import windows
 from common.run import Run
 from common.weights import filled, fingerprint, folder_of, refused
-from papers.alexnet import data
 from papers.alexnet.data import CLASSES, SIDE, load, means_of, statistics, validation
 from papers.alexnet.keys import from_onnx, from_torchvision
 from papers.alexnet.model import AlexNet, ResponseNorm
@@ -102,11 +101,11 @@ def of_run(folder: Path) -> tuple[nn.Module, ImageNet]:
 
 
 def main(run: Run[Weights]) -> dict[str, float]:
-    config, folder, year, crop = run.config, run.data_dir / "weights", 2012, CROP
+    config, folder, year = run.config, run.data_dir / "weights", 2012
     if (Path(config.weights) / "checkpoint").is_dir():
         model, recipe = of_run(Path(config.weights))
         train, test = load(run.data_dir, year := recipe.year, recipe.classes)
-        means, crop = means_of(statistics(run, train).mean, recipe.authors), data.CROP
+        means = means_of(statistics(run, train).mean, recipe.authors)
     else:
         test = imagenet.load(run.data_dir, "val").told_apart(CLASSES)
         if config.mean_image:
@@ -116,7 +115,7 @@ def main(run: Run[Weights]) -> dict[str, float]:
         if run.processes > 1:
             run.on_main(lambda: loaded(config.weights, folder) and None)  # downloads, once
         model = loaded(config.weights, folder)
-    tests = validation(run, test, means.to(run.device), crop)
+    tests = validation(run, test, means.to(run.device))
     run.describe_data(
         name=f"ilsvrc-{year}", train=0, test=len(test.labels), test_sha256=test.sha256, stand_in=not test.official,
         weights_sha256=fingerprint(model),

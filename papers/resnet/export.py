@@ -7,11 +7,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from common import directory
 from common.errors import BadInput
+from papers.resnet import pretrained
 from papers.resnet.keys import from_timm, from_torchvision
 from papers.resnet.model import BasicBlock, CifarResNet, ResNet
-from papers.resnet.pretrained import NETS
 from papers.resnet.train import Cifar, ImageNet
 
 SHOWN = "images (n, 3, H, W), pixels from 0 to 255 less their mean over the training set; CIFAR-10's are 32 x 32"
@@ -19,9 +18,7 @@ SHOWN = "images (n, 3, H, W), pixels from 0 to 255 less their mean over the trai
 
 def of_run(folder: Path) -> nn.Module:
     """Raises BadInput: it is no folder of such a run, or has no checkpoint that fits."""
-    _, config, learned = directory.learned(folder, "resnet", ImageNet, Cifar)
-    directory.restore(folder, {"model": learned["model"]}, {"model": (net := config.network())})
-    return net.eval()
+    return pretrained.of_run(folder, ImageNet, Cifar).eval()
 
 
 def inputs(net: nn.Module, n: int) -> Tensor:
@@ -35,7 +32,7 @@ def name(net: nn.Module) -> str:
     stages = [net.conv2_x, net.conv3_x, net.conv4_x, net.conv5_x]
     if not isinstance(stages[0][0], BasicBlock):
         raise BadInput("theirs of 50 layers and more downsample in their 3x3, the paper's in their 1x1: take safetensors or onnx")
-    return f"resnet{NETS[BasicBlock, tuple(map(len, stages))]}"
+    return f"resnet{pretrained.NETS[BasicBlock, tuple(map(len, stages))]}"
 
 
 LIBRARIES = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common import directory
 from common.claims import Claim, Experiment
@@ -99,9 +99,9 @@ def load(weights: str, cache: Path) -> ResNet:
         return build(convert(read(weights, cache)))
 
 
-def of_run(folder: Path) -> ResNet:
-    """The net of a run of train.py on ImageNet. Raises BadInput: it is no such run's, or has no checkpoint that fits."""
-    _, config, learned = directory.learned(folder, "resnet", ImageNet)
+def of_run(folder: Path, *kinds: type) -> nn.Module:
+    """The net of a run of train.py, of these configs. Raises BadInput: it is no such run's, or has no checkpoint that fits."""
+    _, config, learned = directory.learned(folder, "resnet", *kinds)
     directory.restore(folder, {"model": learned["model"]}, {"model": (net := config.network())})
     return net
 
@@ -112,7 +112,7 @@ def main(run: Run[Weights]) -> dict[str, float]:
     own = (Path(config.weights) / "checkpoint").is_dir()
     if run.processes > 1 and not own:
         run.on_main(lambda: load(config.weights, folder) and None)  # downloads, once
-    model = of_run(Path(config.weights)) if own else load(config.weights, folder)
+    model = of_run(Path(config.weights), ImageNet) if own else load(config.weights, folder)
     data = data.told_apart(model.fc.out_features)
     tests = validation(run, data, config.crop, scale=255 if own else 255 * torch.tensor(STD, device=run.device))
     run.describe_data(

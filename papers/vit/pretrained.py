@@ -146,14 +146,19 @@ def found(weights: str, cache: Path) -> dict[str, Any]:
         return {key: arrays[key] for key in arrays.files}
 
 
+def untold(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of a net's GELU and norms, which tensors do not tell; nothing of one that was not fine-tuned."""
+    data = about["data"]
+    return {"tanh": data["gelu"] == "tanh", "eps": data["eps"]} if "gelu" in data else {}
+
+
 def of_run(folder: Path) -> ViT:
     """The net of a run of train.py on ImageNet. Raises BadInput: it is no such run's, or has no checkpoint."""
     about, config, learned = directory.learned(folder, "vit")
     if config["data"] != "imagenet":
         raise BadInput(f"{folder} has learned {config['data']}: of a run on ImageNet, or on one's own folders there, this is for")
     with refused(str(folder), "name another run"):
-        made = {"tanh": about["data"]["gelu"] == "tanh", "eps": about["data"]["eps"]} if "gelu" in about["data"] else {}
-        return build(learned["model"], **made)
+        return build(learned["model"], **untold(about))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from common.errors import BadInput
 from common.run import Run
 from common.weights import fingerprint, refused
 from papers.vit.model import ViT
-from papers.vit.pretrained import build, load
+from papers.vit.pretrained import build, load, untold
 
 
 def starting_point(run: Run, expected: tuple[int, int, int] | None, classes: int) -> tuple[ViT, dict[str, Any]]:
@@ -50,5 +50,5 @@ def of_run(folder: Path, run: Run, fit: dict[str, Any]) -> tuple[ViT, dict[str, 
     """The net of a finished run of pre-training. Raises BadInput: it has not ended, is damaged, or is of another net."""
     about, _, learned = directory.learned(folder, run.paper, ended=True, say=run.say)
     with refused(str(folder), "name other --weights, or another experiment"):
-        net = build(learned["model"], **fit)
+        net = build(learned["model"], **untold(about), **fit)
     return known(net, f"{about['experiment']}, seed {about['seed']}, commit {about['commit']}")

@@ -15,12 +15,11 @@ from torch.nn import functional as F
 from torchvision import transforms
 
 from common.errors import BadInput
-from common.words import judged
 from papers.clip import classify, data, evaluation, pairs, pretrained, probe, train, zeroshot
 from papers.clip.model import CLIP, MODELS, TextEncoder, VisionTransformer
 from papers.clip.objectives import BagOfWords, CaptionPrediction, Supervised, WordPrediction, words
 from papers.clip.tokenizer import Tokenizer
-from tests.start import here, record, refuses, rows
+from tests.start import here, judged, record, refuses, rows
 
 SCRIPT = "papers.clip.train"
 

@@ -22,7 +22,6 @@ from common.data.fetch import sha256
 from common.data.order import mix, permuted, share
 from common.data.ragged import ragged
 from common.errors import BadInput
-from common.words import judged
 from papers.gpt import finetune, train
 from papers.gpt.finetune import TASKS, Examples, Finetuning, examples, measure, name_of, predictions, scores, transfer
 from papers.gpt.model import GPT, LSTM, Classifier
@@ -33,7 +32,7 @@ from tests.data.test_glue import FOLDERS, TSV
 from tests.papers.test_gpt_tasks import jsonl
 from tests.parity.test_gpt_weights import converted, reference, vocabulary  # noqa: F401
 from tests.serving import put
-from tests.start import Started, finish, here, newest, processes, record, rows, until
+from tests.start import Started, finish, here, judged, newest, processes, record, rows, until
 from tests.test_standing import assert_close, assert_equal, lines_so_far
 
 SCRIPT, OUT = "papers.gpt.train", "gpt/smoke-finetuning/seed0"

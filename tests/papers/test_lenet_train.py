@@ -8,11 +8,10 @@ import torch
 
 from common.data import mnist
 from common.data.order import mix, permuted
-from common.words import judged
 from papers.lenet import train
 from papers.lenet.digits import field, made_up
 from papers.lenet.model import LeNet5, curvature, f, map_criterion, mse, printed, root
-from tests.start import compiling, here, newest, record, rows
+from tests.start import compiling, here, judged, newest, record, rows
 
 SCRIPT = "papers.lenet.train"
 SMALL = ("smoke", "--train-size", 40, "--distortion", 0, "--curvature-samples", 20)

@@ -10,11 +10,10 @@ from torch.nn import functional as F
 from common.data import standin
 from common.data.images import draw_crops
 from common.data.order import mix, permuted
-from common.words import judged
 from papers.resnet import train
 from papers.resnet.model import CifarResNet
 from papers.resnet.responses import layer_responses
-from tests.start import compiling, here, newest, record, refuses, rows
+from tests.start import compiling, here, judged, newest, record, refuses, rows
 
 SCRIPT = "papers.resnet.train"
 

@@ -9,11 +9,10 @@ import torch
 from sacrebleu.metrics import BLEU
 
 from common.data.order import mix, permuted
-from common.words import judged
 from papers.seq2seq_attention import evaluation, sentences, train
 from papers.seq2seq_attention.model import beam_search, nll
 from papers.seq2seq_attention.sentences import END, PAD, UNKNOWN, Words, alike, shortlist
-from tests.start import compiling, finish, here, newest, processes, record, refuses, rows
+from tests.start import compiling, finish, here, judged, newest, processes, record, refuses, rows
 
 SCRIPT = "papers.seq2seq_attention.train"
 OUT = "seq2seq_attention/smoke/seed0"

@@ -12,11 +12,10 @@ from common.data.order import mix
 from common.data.ragged import Bucketed
 from common.data.translation import Parallel
 from common.provenance import ROOT
-from common.words import judged
 from papers.transformer import sentences, train, translate
 from papers.transformer.model import Transformer, beam_search
 from papers.transformer.vocabulary import END, START, decode, encode, load_bpe, train_bpe
-from tests.start import compiling, finish, here, newest, processes, record, refuses, rows
+from tests.start import compiling, finish, here, judged, newest, processes, record, refuses, rows
 from tools.repository import experiments, records
 
 SCRIPT = "papers.transformer.train"

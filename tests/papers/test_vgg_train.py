@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from common.data import standin
 from common.data.images import draw_crops
 from common.data.order import mix, permuted
-from common.words import judged
 from papers.vgg import train
-from tests.start import here, newest, record, refuses, rows
+from tests.start import here, judged, newest, record, refuses, rows
 
 SCRIPT = "papers.vgg.train"
 

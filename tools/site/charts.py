@@ -1,11 +1,13 @@
 """Curves as SVG: ours by seed, the paper's value as a line across. script.js reads a point off them."""
 
+import functools
 import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from common.claims import Record, measured
+from common.files import Row as Line
 from common.files import read_rows
 from common.provenance import ROOT
 from common.words import number, unit
@@ -17,14 +19,21 @@ AXES = ("step", "samples", "epoch", "update", "time", "samples_per_s")
 Curve = tuple[list[float], list[float]]
 
 
+def published(record: Record) -> list[Line]:
+    """The published curve of a record."""
+    return _rows(ROOT / "papers" / record["paper"] / "curves" / f"{record['experiment']}-seed{record['seed']}.jsonl")
+
+
+_rows = functools.cache(read_rows)  # a file has many metrics
+
+
 def curves(record: Record, metric: str, along: str) -> Curve:
     """A metric against its axis, from the record or from the published curve; empty where it was not logged."""
     whole = record.get("curves", {})
     if metric in whole and along in whole:
         pairs = zip(whole[along], whole[metric], strict=True)
     else:
-        path = ROOT / "papers" / record["paper"] / "curves" / f"{record['experiment']}-seed{record['seed']}.jsonl"
-        pairs = ((row["step"], row[metric]) for row in read_rows(path) if metric in row and "step" in row)
+        pairs = ((row["step"], row[metric]) for row in published(record) if metric in row and "step" in row)
     found = [(x, y) for x, y in pairs if isinstance(y, int | float) and math.isfinite(y)]
     found = found[:: max(1, len(found) // POINTS)] + found[-1:] * bool(len(found) // POINTS > 1)
     return [x for x, _ in found], [y for _, y in found]
@@ -32,8 +41,7 @@ def curves(record: Record, metric: str, along: str) -> Curve:
 
 def logged(record: Record) -> list[str]:
     """The metrics of a published curve."""
-    path = ROOT / "papers" / record["paper"] / "curves" / f"{record['experiment']}-seed{record['seed']}.jsonl"
-    return [name for name in dict.fromkeys(key for row in read_rows(path) for key in row) if name not in AXES]
+    return [name for name in dict.fromkeys(key for row in published(record) for key in row) if name not in AXES]
 
 
 def ticks(low: float, high: float) -> list[float]:

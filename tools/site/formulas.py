@@ -3,23 +3,13 @@
 import re
 from html import escape
 
-GREEK = dict(
-    zip(
-        [
-            *"alpha beta gamma delta epsilon zeta eta theta kappa lambda".split(),  # noqa: SIM905
-            *"mu nu xi pi rho sigma tau phi chi psi omega".split(),  # noqa: SIM905
-        ],
-        "αβγδεζηθκλμνξπρστφχψω",
-        strict=True,
-    )
-)
+LETTERS = "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega"
+GREEK = dict(zip(LETTERS.split(), "αβγδεζηθκλμνξπρστφχψω", strict=True))
 GREEK |= {"Delta": "Δ", "Theta": "Θ", "Sigma": "Σ", "sum": "∑", "prod": "∏", "infinity": "∞"}
 ACCENTS = {"bar": "¯", "hat": "^", "tilde": "~"}
 SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "||": "∥", "...": "…"}
-FUNCTIONS = [
-    *"sqrt softmax sigmoid max min log exp tanh sin cos ln".split(),  # noqa: SIM905
-    *"tr det LayerNorm LN MSA MLP FFN SA Var Concat Attention".split(),  # noqa: SIM905
-]
+NAMES = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN SA Var Concat Attention"
+FUNCTIONS = NAMES.split()
 TOKEN = re.compile(r"\s*(\|\||->|<=|>=|!=|\+-|\.\.\.|\d+(?:[.,]\d+)*|[A-Za-z]+'*|\S)")
 LETTER = rf"(?:d?[A-Za-z]|{'|'.join(GREEK)}|net)'*"
 SUFFIX = r"(?:_(?:[A-Za-z0-9]+|\{[^}]*\}))?(?:\^-?(?:[A-Za-z0-9.]+|\{[^}]*\}|\())?"

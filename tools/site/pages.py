@@ -20,11 +20,10 @@ from tools.site import charts
 from tools.site.code import Note, linked, notes, rows, said
 from tools.site.formulas import typeset
 from tools.site.places import covers, name, order, places
-from tools.tables import counted, found, of_paper, tally
+from tools.tables import SIGNS, counted, found, of_paper, tally
 
 HERE = Path(__file__).parent
 FILES = ("model.py", "train.py")
-SIGNS = {"reproduced": "✓", "short": "✗", "not run": "–", "stale": "stale"}
 LETTERS = 44  # on a line at the left of the code
 SECTIONS = ("What was found", "Deviations", "Open questions", "Figures")
 ENVIRONMENT = Environment(
