@@ -57,10 +57,15 @@ def wandb_id(directory: Path) -> str:
 
 
 def stored(directory: Path) -> tuple[Any, list[dict], dict]:
-    """The one .wandb file, a log as LevelDB has them: (its run record, rows of the history but for figures', last summary)."""
+    """What the one .wandb file holds."""
+    (path,) = directory.glob("wandb/*run-*-*/run-*.wandb")
+    return entries(path)
+
+
+def entries(path: Path) -> tuple[Any, list[dict], dict]:
+    """A .wandb file, a log as LevelDB has them: (its run record, rows of the history but for figures', last summary)."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (path,) = directory.glob("wandb/*run-*-*/run-*.wandb")
     data, at, parts = path.read_bytes(), 7, b""
     run, history, summary = None, [], {}
     while at + 7 <= len(data):
@@ -305,7 +310,7 @@ def test_names_tell_runs_apart(tmp_path, toy_data, environment, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     flags = ["headline", "--data-dir", toy_data, "--out", tmp_path, "--beside"]
     for lr in ("0.02", "0.01", "1e-5"):
-        assert here("tests.toy.train", *flags, "--lr", lr)[0] == 0
+        assert here("tests.toy.train", *flags, f"--lr={lr}")[0] == 0  # as wandb's agent writes it
     folder = tmp_path / "toy/headline"
     assert sorted(path.name for path in folder.iterdir()) == ["seed0", "seed0-lr=0.01", "seed0-lr=1e-05"]
     assert [stored(folder / name)[0].display_name for name in ("seed0", "seed0-lr=1e-05")] == [
