@@ -18,7 +18,7 @@ from common.errors import BadInput
 from common.files import write_atomic
 from common.options import config_dict, differences
 
-AGAIN = "--restart starts over, --beside or --out names another folder"
+AGAIN = "--restart starts over, --apart or --out names another folder"
 GO_ON = "--restart starts over, --allow-changes goes on and records it"
 
 

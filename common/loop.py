@@ -43,7 +43,7 @@ class Loop(Processes, Generic[C]):
         self.options, self.seed, self.data_dir, self.interrupt = options, options.seed, options.data_dir, interrupt
         self.identity = {"paper": self.paper, "experiment": name, "seed": options.seed}
         self.title = f"seed{options.seed} {changed(experiment.config, config)}".strip()
-        folder = re.sub(r"[^\w.,=+-]+", "-", self.title)[:120] if options.beside else f"seed{options.seed}"
+        folder = re.sub(r"[^\w.,=+-]+", "-", self.title)[:120] if options.apart else f"seed{options.seed}"
         self.dir = options.out / self.paper / name / folder
         self._data: dict[str, Any] = {}  # what the record says of it
         self.objects: dict[str, Any] = {}  # what training changes, by the names that `prepare` was given

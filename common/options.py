@@ -27,7 +27,7 @@ class Options:
     """Throw away what an earlier run left in the directory."""
     allow_changes: bool = False
     """Go on although code or hyper-parameters differ from the checkpoint's; the record says so."""
-    beside: bool = False
+    apart: bool = False
     """With changed hyper-parameters, take a folder that names them: seed<N>-lr=0.001."""
     track: Literal["wandb", "tensorboard"] = "wandb"
     """What shows the run; metrics.jsonl holds it in any case."""

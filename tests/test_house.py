@@ -1,12 +1,15 @@
 """The rules of the house: what may import what, and how large a file may be. Imports inside functions count."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from common.options import Options
 from common.provenance import ROOT, imports_of
 from common.run import Run
+from tools.repository import experiments
 
 PAPERS = sorted(path.parent for path in ROOT.glob("papers/*/train.py"))
 COMMON, TOOLS = sorted(ROOT.glob("common/**/*.py")), sorted(ROOT.glob("tools/*.py"))
@@ -140,6 +143,14 @@ def test_papers_touch_what_is_theirs():
     for path in (path for paper in PAPERS for path in paper.glob("*.py")):
         found = re.search(rf"\brun\.(_\w+|({OURS})\b)", path.read_text())
         assert not found, f"{name(path)} uses {found[0]}"
+
+
+@pytest.mark.parametrize("paper", [paper.name for paper in PAPERS])
+def test_hyper_parameters_have_names_of_their_own(paper):
+    """None is called as an option of every experiment is, which tyro would only say when the experiment is started."""
+    options = {field.name for field in dataclasses.fields(Options)}
+    for name, experiment in experiments(paper).items():
+        assert not options & {field.name for field in dataclasses.fields(experiment.config)}, name
 
 
 def test_run_is_small():

@@ -306,9 +306,9 @@ def test_without_wandb(tmp_path, argv, directory, environment, monkeypatch):
 
 
 def test_names_tell_runs_apart(tmp_path, toy_data, environment, monkeypatch):
-    """--beside: each of a sweep's runs has a folder and a name that say what it changes; the experiment's own keeps its place."""
+    """--apart: each of a sweep's runs has a folder and a name that say what it changes; the experiment's own keeps its place."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    flags = ["headline", "--data-dir", toy_data, "--out", tmp_path, "--beside"]
+    flags = ["headline", "--data-dir", toy_data, "--out", tmp_path, "--apart"]
     for lr in ("0.02", "0.01", "1e-5"):
         assert here("tests.toy.train", *flags, f"--lr={lr}")[0] == 0  # as wandb's agent writes it
     folder = tmp_path / "toy/headline"
@@ -319,7 +319,7 @@ def test_names_tell_runs_apart(tmp_path, toy_data, environment, monkeypatch):
     code, output = here("tests.toy.train", *flags, "--lr", "0.01")
     assert code == 0 and "finished before" in output
     code, output = here("tests.toy.train", *flags[:-1], "--lr", "0.01")
-    assert code == 2 and "--beside or --out names another folder" in output
+    assert code == 2 and "--apart or --out names another folder" in output
 
 
 def test_a_sweeps_run_keeps_its_id(tmp_path, argv, directory, environment, monkeypatch):

@@ -133,7 +133,7 @@ def test_two_runs_of_a_user_beside_the_published_one(tmp_path, toy_data, monkeyp
     """In which options they differ, claims, the paper's value, what each has come to; and a picture with all curves."""
     flags = ["smoke", "--out", tmp_path]
     assert here("papers.gpt.train", *flags)[0] == 0
-    assert here("papers.gpt.train", *flags, "--beside", "--lr", "0.003")[0] == 0
+    assert here("papers.gpt.train", *flags, "--apart", "--lr", "0.003")[0] == 0
     folder = tmp_path / "gpt/smoke"
     (folder / "seed0-lr=0.003" / "result.json").unlink()  # still under way
     names = [str(folder / "seed0"), str(folder / "seed0-lr=0.003"), "gpt/tinyshakespeare/seed1"]

@@ -85,7 +85,7 @@ def learn(run: Run[Config]) -> dict[str, float]:
         for (x, y), weight in run.micro_batches((images[index], labels[index]), nets, of=B):
             cost = costs(nets(x), y)  # (T,)
             run.backward(cost.sum() * weight)
-            run.log(train_loss=cost.detach().min() * weight)
+            run.log(train_loss=cost.detach().mean() * weight)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
