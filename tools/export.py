@@ -121,8 +121,20 @@ def save_for(library: str, net: nn.Module, make: Callable, convert: Convert, inp
     return to
 
 
-def card(paper: str, about: dict[str, Any], record: Record | None, files: list[Path], shown: str) -> str:
-    """What the files are, as a page in Markdown."""
+HEAD = """---
+license: other
+license_name: of-the-code-mit-of-the-data-its-own
+library_name: {library}
+tags: [reproduction, {paper}]
+---
+
+# {paper}/{name}
+
+"""  # the hub reads what stands before the title
+
+
+def card(paper: str, about: dict[str, Any], record: Record | None, files: list[str], shown: str, library: str) -> str:
+    """What the files are, as a page in Markdown, with the head that the hub reads."""
     name, e = about["experiment"], experiments(paper).get(about["experiment"])
     data = record["data"] if record else about["data"]
     facts = {
@@ -132,15 +144,16 @@ def card(paper: str, about: dict[str, Any], record: Record | None, files: list[P
         "made again by": f"`make reproduce-{paper} EXPERIMENT={name} SEEDS={about['seed']}`",
         "input": shown, "licence": "of the code MIT; the data has its own",
     }  # fmt: skip
-    text = f"# {paper}/{name}\n\n" + "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
+    text = HEAD.format(library=library, paper=paper, name=name)
+    text += "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
     if record and e:
         rows = [["claim", "paper", "ours", "verdict"], ["---"] * 4, *outcome(e, record, differences(record["config"], e.config))]
         text += "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return text + "\n\n" + "\n".join(f"- `{path.name}`" for path in files) + "\n"
+    return text + "\n\n" + "\n".join(f"- `{name}`" for name in files) + "\n"
 
 
-def main(paper: str, run: str = "", form: str = "safetensors", to: str = "") -> int:
-    """Writes the files beside the run, into export/, or to another folder.
+def write(paper: str, run: str, form: str, to: str = "") -> tuple[Path, Path]:
+    """The files, beside the run in export/, or in another folder -> what was made, and its card.
 
     Raises:
         BadInput: no such paper, run or format. Failed: what was written is not what the net is.
@@ -163,9 +176,15 @@ def main(paper: str, run: str = "", form: str = "safetensors", to: str = "") -> 
         save_onnx(net, hooks.inputs, made := target / "model.onnx")
     else:
         made = save_for(form, net, *libraries[form], hooks.inputs, target / form)
-    files = sorted(path for path in target.iterdir() if path.name != "README.md")
-    write_atomic(target / "README.md", card(paper, about, record, files, getattr(hooks, "SHOWN", "")).encode())
-    for line in columns([["file", str(made)], ["card", str(target / "README.md")]]):
+    files = sorted(path.name for path in target.iterdir() if path.name != "README.md")
+    library = form if form in libraries else "pytorch"
+    write_atomic(page := target / "README.md", card(paper, about, record, files, getattr(hooks, "SHOWN", ""), library).encode())
+    return made, page
+
+
+def main(paper: str, run: str = "", form: str = "safetensors", to: str = "") -> int:
+    made, page = write(paper, run, form, to)
+    for line in columns([["file", str(made)], ["card", str(page)]]):
         print(line)
     return 0
 
