@@ -125,13 +125,13 @@ def test_lenet_as_onnx(tmp_path):
     net = LeNet5(printed, LENET["mnist"].config.coefficient).eval()
     folder = written(tmp_path / "run", "lenet", "mnist", LENET["mnist"].config, net)
     assert export.main("lenet", str(folder), "onnx") == 0
-    x = inputs(of_run(folder), 5)
+    x = inputs(of_run(folder), 5)["images"]
     with torch.no_grad():
         agree(net(x), onnx(folder / "export/model.onnx", images=x))
 
 
 def test_gpt_for_transformers_and_as_onnx(tmp_path):
-    """Tied embeddings have one place; any number of sequences of the context's length."""
+    """Tied embeddings have one place; any number of sequences of any length up to the context's."""
     config = Pretraining(n_layer=2, n_head=2, width=16, context=12, corpus="made-up")
     torch.manual_seed(3)
     net = config.net(40).eval()
@@ -140,10 +140,11 @@ def test_gpt_for_transformers_and_as_onnx(tmp_path):
     folder = written(tmp_path / "run", "gpt", "smoke", config, net)
     assert export.main("gpt", str(folder), "transformers") == 0 and export.main("gpt", str(folder), "onnx") == 0
     theirs = OpenAIGPTLMHeadModel.from_pretrained(folder / "export/transformers").eval()
-    tokens = torch.randint(40, (3, 12))
-    with torch.no_grad():
-        agree(net(tokens), theirs(tokens).logits)
-        agree(net(tokens), onnx(folder / "export/model.onnx", tokens=tokens))
+    for size in ((3, 12), (5, 1), (1, 9)):
+        tokens = torch.randint(40, size)
+        with torch.no_grad():
+            agree(net(tokens), theirs(tokens).logits)
+            agree(net(tokens), onnx(folder / "export/model.onnx", tokens=tokens))
     files = {line for line in (folder / "export/README.md").read_text().splitlines() if line.startswith("- `")}
     assert files == {"- `model.onnx`", "- `transformers`"}
 
