@@ -111,6 +111,22 @@ with torch.no_grad():
     assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"name": "multi30k de-en"}, "derived from Flickr30K"),
+        ({"name": "mnist, held out: 10,000 of the training images"}, "none stated by its authors"),
+        ({"name": "adding-4, generated", "generator": "papers/lstm/tasks.py"}, "made by this repository's code"),
+        ({"name": "my photographs"}, "of the data not known"),
+        ({}, "of the data not known"),
+    ],
+)
+def test_the_card_has_the_datas_licence(data, said):
+    about = {"experiment": "x", "seed": 0, "commit": "c0ffee", "data": data}
+    (line,) = [each for each in export.card("lenet", about, None, [], "", "pytorch").splitlines() if each.startswith("- licence: ")]
+    assert said in line and "of the code MIT" in line
+
+
 def onnx(path, **inputs):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the onnxruntime package is not installed")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

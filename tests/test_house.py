@@ -21,7 +21,7 @@ WIDE = {  # files beyond the limit, and theirs
 }  # fmt: skip
 TOTALS = {
     "common": (3631, 174857),
-    "tools": (1389, 69642),
+    "tools": (1417, 71015),
     "site": (780, 37093),
 }  # lines, bytes: to shrink to 2,800, 140,000, 700 besides new commands
 LONELY = {  # modules of common with one paper so far -> the paper that will be the second

@@ -1,7 +1,8 @@
 """`make export-<paper> RUN=runs/...`: what a run has learned, as other people's programs read it, with a card that says what it is.
 
-safetensors and onnx; and what the paper's export.py names: state dicts of torchvision, timm or open_clip, folders of transformers
-or diffusers. Every file is read again before it counts: by onnxruntime or by that library, on random inputs, with the outputs of our own net.
+safetensors and onnx; and what the paper's export.py names: state dicts of torchvision, timm or open_clip, folders of
+transformers or diffusers. Every file is read again before it counts: by onnxruntime or by that library, on random inputs, with the
+outputs of our own net.
 """
 
 import json
@@ -21,6 +22,7 @@ from common.errors import Failed
 from common.files import write_atomic
 from common.options import differences
 from common.words import columns, outcome
+from tools.licences import licence
 from tools.repository import experiments, exporter, known, refuse, told
 
 COUNTERS = {"state", "solved", "progress", "count"}  # modules of a checkpoint that are not a net
@@ -159,7 +161,7 @@ def card(paper: str, about: dict[str, Any], record: Record | None, files: list[s
         "ended": record["finished"] if record else "not yet",
         "data": f"{data.get('name', 'not said')}" + ", stand-in or other data than the paper's" * bool(data.get("stand_in")),
         "made again by": f"`make reproduce-{paper} EXPERIMENT={name} SEEDS={about['seed']}`",
-        "input": shown, "licence": "of the code MIT; the data has its own",
+        "input": shown, "licence": f"of the code MIT; of the data {licence(data)}",
     }  # fmt: skip
     text = HEAD.format(library=library, paper=paper, name=name)
     text += "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
