@@ -68,6 +68,23 @@ def test_bert(smoke, experiment, argv, kind):
         agree(ours, found[0])
 
 
+def test_lstm_as_its_step(tmp_path):
+    """Step after step onnxruntime has the outputs of the whole sequence."""
+    from papers.lstm.sequence_end import Config
+
+    torch.manual_seed(5)
+    config = Config(trials=3, init=1.0)
+    net = config.network()
+    folder = written(tmp_path / "run", "lstm", "temporal-order-6a", config, net)
+    step = exported("lstm", folder, "onnx") / "step.onnx"
+    x, y, s = torch.randn(3, 4, 9, 8), torch.zeros(3, 4, 8), torch.zeros(3, 4, 2, 2)
+    with torch.no_grad():
+        wanted = net(x)
+    for t in range(9):
+        y, s, found = onnx(step, all_of=True, x=x[:, :, t], y=y, s=s)
+        agree(wanted[:, :, t], found)
+
+
 @pytest.mark.slow
 def test_transformer_as_its_parts_and_for_transformers(smoke):
     """onnxruntime translates token by token as beam_search does with one beam; and Marian's logits are ours."""
