@@ -23,8 +23,11 @@ RUN ?=
 RUNS ?=
 FORMAT ?= safetensors
 TO ?=
+REPO ?=
+YES ?=
+PUBLIC ?=
 BASE_PYTHON ?= python3
-export ARGS FORMAT OUT RUN RUNS TO
+export ARGS FORMAT OUT REPO RUN RUNS TO
 
 ifdef PY
 PYTHON := $(PY)
@@ -77,6 +80,9 @@ evaluate-%: $(SETUP) ## official weights through our model (ARGS="WEIGHTS ...")
 
 export-%: $(SETUP) ## what a run has learned, for other programs (RUN=runs/... FORMAT=safetensors | onnx | torchvision | ...)
 	@exec $(PYTHON) -m tools.export --paper $* --run "$$RUN" --form "$$FORMAT" --to "$$TO"
+
+push-%: $(SETUP) ## export RUN to a repository of your account on the hub (REPO=user/name FORMAT=...); shown only, until YES=1
+	@exec $(PYTHON) -m tools.push --paper $* --run "$$RUN" --repo "$$REPO" --form "$$FORMAT" $(if $(YES),--yes) $(if $(PUBLIC),--public)
 
 benchmark-%: $(SETUP) ## speed against the straightforward way, as a ratio
 	@if [ -f papers/$*/benchmark.py ]; then exec $(PYTHON) -m papers.$*.benchmark $(ARGS); \

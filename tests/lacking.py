@@ -11,6 +11,7 @@ from tools.repository import experiments
 PARTS = [
     "What was found",
     "Run it",
+    "Copy it",
     "What is logged",
     "Notes from the paper",
     "Deviations",

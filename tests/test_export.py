@@ -111,10 +111,27 @@ with torch.no_grad():
     assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr
 
 
-def onnx(path, **inputs):
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"name": "multi30k de-en"}, "derived from Flickr30K"),
+        ({"name": "mnist, held out: 10,000 of the training images"}, "none stated by its authors"),
+        ({"name": "adding-4, generated", "generator": "papers/lstm/tasks.py"}, "made by this repository's code"),
+        ({"name": "my photographs"}, "of the data not known"),
+        ({}, "of the data not known"),
+    ],
+)
+def test_the_card_has_the_datas_licence(data, said):
+    about = {"experiment": "x", "seed": 0, "commit": "c0ffee", "data": data}
+    (line,) = [each for each in export.card("lenet", about, None, [], "", "pytorch").splitlines() if each.startswith("- licence: ")]
+    assert said in line and "of the code MIT" in line
+
+
+def onnx(path, all_of=False, **inputs):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the onnxruntime package is not installed")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {name: x.numpy() for name, x in inputs.items()})[0])
+    found = [torch.from_numpy(y) for y in session.run(None, {name: x.numpy() for name, x in inputs.items()})]
+    return found if all_of else found[0]
 
 
 def test_lenet_as_onnx(tmp_path):
@@ -125,13 +142,13 @@ def test_lenet_as_onnx(tmp_path):
     net = LeNet5(printed, LENET["mnist"].config.coefficient).eval()
     folder = written(tmp_path / "run", "lenet", "mnist", LENET["mnist"].config, net)
     assert export.main("lenet", str(folder), "onnx") == 0
-    x = inputs(of_run(folder), 5)
+    x = inputs(of_run(folder), 5)["images"]
     with torch.no_grad():
         agree(net(x), onnx(folder / "export/model.onnx", images=x))
 
 
 def test_gpt_for_transformers_and_as_onnx(tmp_path):
-    """Tied embeddings have one place; any number of sequences of the context's length."""
+    """Tied embeddings have one place; any number of sequences of any length up to the context's."""
     config = Pretraining(n_layer=2, n_head=2, width=16, context=12, corpus="made-up")
     torch.manual_seed(3)
     net = config.net(40).eval()
@@ -140,10 +157,11 @@ def test_gpt_for_transformers_and_as_onnx(tmp_path):
     folder = written(tmp_path / "run", "gpt", "smoke", config, net)
     assert export.main("gpt", str(folder), "transformers") == 0 and export.main("gpt", str(folder), "onnx") == 0
     theirs = OpenAIGPTLMHeadModel.from_pretrained(folder / "export/transformers").eval()
-    tokens = torch.randint(40, (3, 12))
-    with torch.no_grad():
-        agree(net(tokens), theirs(tokens).logits)
-        agree(net(tokens), onnx(folder / "export/model.onnx", tokens=tokens))
+    for size in ((3, 12), (5, 1), (1, 9)):
+        tokens = torch.randint(40, size)
+        with torch.no_grad():
+            agree(net(tokens), theirs(tokens).logits)
+            agree(net(tokens), onnx(folder / "export/model.onnx", tokens=tokens))
     files = {line for line in (folder / "export/README.md").read_text().splitlines() if line.startswith("- `")}
     assert files == {"- `model.onnx`", "- `transformers`"}
 
@@ -188,7 +206,7 @@ def test_what_gives_other_outputs_is_not_kept(resnet, monkeypatch):
 def test_what_cannot_be_exported(tmp_path, resnet):
     said = {
         ("resnet", str(resnet[0]), "keras"): "exported as safetensors, onnx, torchvision, timm, not as keras",
-        ("lstm", str(resnet[0]), "onnx"): "lstm is exported as safetensors, not as onnx",
+        ("vae", str(resnet[0]), "onnx"): "vae is exported as safetensors, not as onnx",
         ("resnet", "", "onnx"): "name the run: RUN=runs/resnet/EXPERIMENT/seed0",
         ("resnet", str(tmp_path / "none"), "onnx"): "is no folder of a run that will do",
         ("lenet", str(resnet[0]), "onnx"): "it holds resnet/imagenet-resnet18",

@@ -1,7 +1,8 @@
 """`make export-<paper> RUN=runs/...`: what a run has learned, as other people's programs read it, with a card that says what it is.
 
-safetensors and onnx; and what the paper's export.py names: state dicts of torchvision or timm, a folder of transformers. Every
-file is read again before it counts: by onnxruntime or by that library, on random inputs, with the outputs of our own net.
+safetensors and onnx; and what the paper's export.py names: state dicts of torchvision, timm or open_clip, folders of
+transformers or diffusers. Every file is read again before it counts: by onnxruntime or by that library, on random inputs, with the
+outputs of our own net.
 """
 
 import json
@@ -21,6 +22,7 @@ from common.errors import Failed
 from common.files import write_atomic
 from common.options import differences
 from common.words import columns, outcome
+from tools.licences import licence
 from tools.repository import experiments, exporter, known, refuse, told
 
 COUNTERS = {"state", "solved", "progress", "count"}  # modules of a checkpoint that are not a net
@@ -61,13 +63,16 @@ def inverse(convert: Convert, theirs: Mapping[str, Tensor], ours: Mapping[str, T
     return {key: flat[places[key]].to(tensor.dtype) for key, tensor in theirs.items()}
 
 
-def same_outputs(what: str, ours: Tensor, theirs: Tensor) -> None:
+def same_outputs(what: str, ours: Tensor | tuple, theirs: Tensor | tuple) -> None:
     """Raises Failed: they are not, to single precision."""
-    off = ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-9)).item()
-    if ours.shape != theirs.shape or not off <= CLOSE:
-        raise Failed(
-            f"{what} gives other outputs than our net ({off:.1e} of the largest off): this would be wrong, and is not kept"
-        )
+    ours, theirs = (y if isinstance(y, tuple) else (y,) for y in (ours, theirs))
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = (y.masked_fill(y.abs() > 1e30, 0) for y in (a, b))  # the least that there is stands for -inf
+        off = ((a - b).abs().max() / a.abs().max().clamp(min=1e-9)).item() if a.shape == b.shape else float("nan")
+        if not off <= CLOSE:
+            raise Failed(
+                f"{what} gives other outputs than our net ({off:.1e} of the largest off): this would be wrong, and is not kept"
+            )
 
 
 def as_safetensors(state: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -82,38 +87,52 @@ def facts_of(about: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
 
 
+Inputs = Callable[[nn.Module, int], dict[str, Tensor]]
+
+
 @torch.no_grad()
-def save_onnx(net: nn.Module, inputs: Callable[[nn.Module, int], Tensor], to: Path) -> None:
-    """By torch's exporter, for any number of examples. Raises Failed: onnxruntime has other outputs than our net."""
+def save_onnx(net: nn.Module, inputs: Inputs, to: Path) -> None:
+    """By torch's exporter, for any number of examples, and any of what else varies with it in `inputs`.
+
+    Raises:
+        Failed: onnxruntime has other outputs than our net.
+    """
     import onnxruntime
 
-    example = inputs(net, 2)
-    name = "tokens" if example.dtype == torch.int64 else "images"
+    two, three = inputs(net, 2), inputs(net, 3)
+    sizes = {name: list(zip(x.shape, three[name].shape, strict=True)) for name, x in two.items()}
+    called = {(2, 3): "batch"} | {size: f"{name}_{d}" for name, of in sizes.items() for d, size in enumerate(of) if size != (2, 3)}
+    dynamic = tuple({d: called[size] for d, size in enumerate(of) if size[0] != size[1]} for of in sizes.values())
     logging.disable(logging.WARNING)  # the exporter's own
     try:
         with warnings.catch_warnings(action="ignore"):
             program = torch.onnx.export(
-                net, (example,), dynamo=True, input_names=[name], output_names=["outputs"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
-            )  # fmt: skip
+                net, (*two.values(),), dynamo=True, input_names=[*two], dynamic_shapes=dynamic, verbose=False
+            )
     finally:
         logging.disable(logging.NOTSET)
     content = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    for n in (1, 3):
-        x = inputs(net, n)
-        same_outputs("onnxruntime", net(x), torch.from_numpy(session.run(None, {name: x.numpy()})[0]))
+    for x in (inputs(net, 1), three):
+        found = session.run(None, {name: each.numpy() for name, each in x.items()})
+        found = tuple(map(torch.from_numpy, found))
+        same_outputs("onnxruntime", net(*x.values()), found if len(found) > 1 else found[0])
     write_atomic(to, content)
 
 
 @torch.no_grad()
-def save_for(library: str, net: nn.Module, make: Callable, convert: Convert, inputs: Callable, to: Path) -> Path:
-    """The library's own net with our weights: its state dict, or of transformers a folder. Raises Failed, as above."""
+def save_for(
+    library: str, net: nn.Module, inputs: Inputs, to: Path, make: Callable, convert: Convert, call: Callable | None = None
+) -> Path:
+    """The library's own net with our weights: its state dict, or where it has such a thing a folder. Raises Failed, as above.
+
+    make: our net -> theirs. convert: their state dict -> ours. call: theirs with our inputs, if not as ours.
+    """
     theirs = make(net).eval()
     theirs.load_state_dict(inverse(convert, theirs.state_dict(), net.state_dict()))
-    x = inputs(net, 2)
-    answer = theirs(x)
-    same_outputs(library, net(x), getattr(answer, "logits", answer))
+    x = inputs(net, 2).values()
+    answer = call(theirs, *x) if call else theirs(*x)
+    same_outputs(library, net(*x), getattr(answer, "logits", answer))
     if hasattr(theirs, "save_pretrained"):
         theirs.save_pretrained(to)
         return to
@@ -121,8 +140,20 @@ def save_for(library: str, net: nn.Module, make: Callable, convert: Convert, inp
     return to
 
 
-def card(paper: str, about: dict[str, Any], record: Record | None, files: list[Path], shown: str) -> str:
-    """What the files are, as a page in Markdown."""
+HEAD = """---
+license: other
+license_name: of-the-code-mit-of-the-data-its-own
+library_name: {library}
+tags: [reproduction, {paper}]
+---
+
+# {paper}/{name}
+
+"""  # the hub reads what stands before the title
+
+
+def card(paper: str, about: dict[str, Any], record: Record | None, files: list[str], shown: str, library: str) -> str:
+    """What the files are, as a page in Markdown, with the head that the hub reads."""
     name, e = about["experiment"], experiments(paper).get(about["experiment"])
     data = record["data"] if record else about["data"]
     facts = {
@@ -130,17 +161,18 @@ def card(paper: str, about: dict[str, Any], record: Record | None, files: list[P
         "ended": record["finished"] if record else "not yet",
         "data": f"{data.get('name', 'not said')}" + ", stand-in or other data than the paper's" * bool(data.get("stand_in")),
         "made again by": f"`make reproduce-{paper} EXPERIMENT={name} SEEDS={about['seed']}`",
-        "input": shown, "licence": "of the code MIT; the data has its own",
+        "input": shown, "licence": f"of the code MIT; of the data {licence(data)}",
     }  # fmt: skip
-    text = f"# {paper}/{name}\n\n" + "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
+    text = HEAD.format(library=library, paper=paper, name=name)
+    text += "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
     if record and e:
         rows = [["claim", "paper", "ours", "verdict"], ["---"] * 4, *outcome(e, record, differences(record["config"], e.config))]
         text += "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return text + "\n\n" + "\n".join(f"- `{path.name}`" for path in files) + "\n"
+    return text + "\n\n" + "\n".join(f"- `{name}`" for name in files) + "\n"
 
 
-def main(paper: str, run: str = "", form: str = "safetensors", to: str = "") -> int:
-    """Writes the files beside the run, into export/, or to another folder.
+def write(paper: str, run: str, form: str, to: str = "") -> tuple[Path, Path]:
+    """The files, beside the run in export/, or in another folder -> what was made, and its card.
 
     Raises:
         BadInput: no such paper, run or format. Failed: what was written is not what the net is.
@@ -160,12 +192,19 @@ def main(paper: str, run: str = "", form: str = "safetensors", to: str = "") -> 
     if state:
         write_atomic(made := target / "model.safetensors", as_safetensors(state, facts_of(record or about)))
     elif form == "onnx":
-        save_onnx(net, hooks.inputs, made := target / "model.onnx")
+        for name, part in getattr(hooks, "parts", lambda net: {"model": net})(net).items():
+            save_onnx(part, hooks.inputs, made := target / f"{name}.onnx")
     else:
-        made = save_for(form, net, *libraries[form], hooks.inputs, target / form)
-    files = sorted(path for path in target.iterdir() if path.name != "README.md")
-    write_atomic(target / "README.md", card(paper, about, record, files, getattr(hooks, "SHOWN", "")).encode())
-    for line in columns([["file", str(made)], ["card", str(target / "README.md")]]):
+        made = save_for(form, net, hooks.inputs, target / form, *libraries[form])
+    files = sorted(path.name for path in target.iterdir() if path.name != "README.md")
+    library = form if form in libraries else "pytorch"
+    write_atomic(page := target / "README.md", card(paper, about, record, files, getattr(hooks, "SHOWN", ""), library).encode())
+    return made, page
+
+
+def main(paper: str, run: str = "", form: str = "safetensors", to: str = "") -> int:
+    made, page = write(paper, run, form, to)
+    for line in columns([["file", str(made)], ["card", str(page)]]):
         print(line)
     return 0
 

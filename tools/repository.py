@@ -56,7 +56,8 @@ def pictures(paper: str) -> dict[str, tuple[Sequence[str], Callable[[list[Record
 
 
 def exporter(paper: str) -> Any:
-    """papers/<paper>/export.py, or None: `of_run`, a run's folder -> its net; `inputs`, net and n -> n random examples."""
+    """papers/<paper>/export.py, or None: `of_run`, a run's folder -> its net; `inputs`, net and n -> n random examples, of
+    a length that varies with n if any will do; `parts`, net -> the nets of which ONNX has a file each, if it is not one."""
     there = (ROOT / "papers" / paper / "export.py").exists()
     return importlib.import_module(f"papers.{paper}.export") if there else None
 

@@ -25,8 +25,8 @@ def of_run(folder: Path) -> nn.Module:
     return net.eval()
 
 
-def inputs(net: nn.Module, n: int) -> Tensor:
-    return torch.randint(net.embedding.num_embeddings, (n, net.context))
+def inputs(net: nn.Module, n: int) -> dict[str, Tensor]:
+    return {"tokens": torch.randint(net.embedding.num_embeddings, (n, min(net.context, 2 + n)))}
 
 
 def theirs(net: nn.Module) -> nn.Module:

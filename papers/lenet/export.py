@@ -20,5 +20,5 @@ def of_run(folder: Path) -> LeNet5:
     return net.eval()
 
 
-def inputs(net: LeNet5, n: int) -> Tensor:
-    return 1.275 * torch.rand(n, 1, 32, 32) - 0.1
+def inputs(net: LeNet5, n: int) -> dict[str, Tensor]:
+    return {"images": 1.275 * torch.rand(n, 1, 32, 32) - 0.1}

@@ -82,6 +82,14 @@ class Config:
         if not self.allowed or len(self.allowed) != len(self.below or [self.mean_error]):
             raise ValueError("--allowed and --below need one number for each stopping rule")
 
+    def network(self) -> LSTM:
+        task = TASKS[self.task]
+        return LSTM(
+            self.trials, task.inputs, task.outputs, self.blocks, self.cells, output_bias=self.output_bias, init=self.init,
+            input_gate_bias=self.input_gate_bias, output_gate_bias=self.output_gate_bias, biased=self.biased,
+            ranges=(self.g_range, self.h_range), start=self.start,
+        )  # fmt: skip
+
     def rules(self) -> list[tuple[int, float]]:
         """For each stopping rule how many of the window may be wrong, and what the average error must be below."""
         return list(zip(self.allowed, self.below or [self.mean_error], strict=True))
@@ -151,11 +159,7 @@ def learn(run: Run[Config]) -> dict[str, float]:
         test=config.test_sequences, stand_in=False,
     )  # fmt: skip
 
-    model = LSTM(
-        config.trials, task.inputs, task.outputs, config.blocks, config.cells, output_bias=config.output_bias, init=config.init,
-        input_gate_bias=config.input_gate_bias, output_gate_bias=config.output_gate_bias, biased=config.biased,
-        ranges=(config.g_range, config.h_range), start=config.start,
-    )  # fmt: skip
+    model = config.network()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.numel()], lr=config.lr, fused=True)
     model, optimizer, solved = run.prepare(model=model, optimizer=optimizer, solved=Solved(config))
     if not config.recurrent:

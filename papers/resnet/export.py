@@ -21,8 +21,8 @@ def of_run(folder: Path) -> nn.Module:
     return pretrained.of_run(folder, ImageNet, Cifar).eval()
 
 
-def inputs(net: nn.Module, n: int) -> Tensor:
-    return 60 * torch.randn(n, 3, *((32, 32) if isinstance(net, CifarResNet) else (224, 224)))
+def inputs(net: nn.Module, n: int) -> dict[str, Tensor]:
+    return {"images": 60 * torch.randn(n, 3, *((32, 32) if isinstance(net, CifarResNet) else (224, 224)))}
 
 
 def name(net: nn.Module) -> str:

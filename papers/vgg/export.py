@@ -19,8 +19,8 @@ def of_run(folder: Path) -> VGG:
     return pretrained.of_run(folder)[0].eval()
 
 
-def inputs(net: VGG, n: int) -> Tensor:
-    return 60 * torch.randn(n, 3, 224, 224)
+def inputs(net: VGG, n: int) -> dict[str, Tensor]:
+    return {"images": 60 * torch.randn(n, 3, 224, 224)}
 
 
 def theirs(net: VGG) -> nn.Module:

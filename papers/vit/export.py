@@ -20,8 +20,8 @@ def of_run(folder: Path) -> ViT:
     return pretrained.of_run(folder).eval()
 
 
-def inputs(net: ViT, n: int) -> Tensor:
-    return 2 * torch.rand(n, 3, *net.image) - 1
+def inputs(net: ViT, n: int) -> dict[str, Tensor]:
+    return {"images": 2 * torch.rand(n, 3, *net.image) - 1}
 
 
 def theirs(net: ViT) -> nn.Module:
