@@ -39,8 +39,8 @@ class Page(HTMLParser):
         self.images += [of] * (tag == "img")
 
     def claims(self) -> list[tuple[str, ...]]:
-        cells = r'<tr class="[\w-]+"><td>(.*?)<br>.*?</td><td>(.*?)</td><td class="num paper">(.*?)</td>'
-        cells += r'<td class="num"[^>]*>.*?</td><td class="num ours">(.*?)</td><td>.*?</td><td class="verdict">(.*?)</td></tr>'
+        cells = r'<tr class="[\w-]+"><td>(.*?)<br>.*?</td><td>(.*?)</td><td class="num paper"[^>]*>(.*?)</td>'
+        cells += r'<td class="num"[^>]*>.*?</td><td class="num ours"[^>]*>(.*?)</td><td>.*?</td><td class="verdict">(.*?)</td></tr>'
         return [tuple(map(unescape, found)) for found in re.findall(cells, self.text)]
 
 

@@ -7,15 +7,15 @@ LETTERS = "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi p
 GREEK = dict(zip(LETTERS.split(), "αβγδεζηθκλμνξπρστφχψω", strict=True))
 GREEK |= {"Delta": "Δ", "Theta": "Θ", "Sigma": "Σ", "sum": "∑", "prod": "∏", "infinity": "∞"}
 ACCENTS = {"bar": "¯", "hat": "^", "tilde": "~"}
-SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "||": "∥", "...": "…"}
-NAMES = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN SA Var Concat Attention"
+SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "||": "∥", "...": "…", ".": "·"}
+NAMES = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN PE SA Var Concat Attention Sublayer Dropout"
 FUNCTIONS = NAMES.split()
 TOKEN = re.compile(r"\s*(\|\||->|<=|>=|!=|\+-|\.\.\.|\d+(?:[.,]\d+)*|[A-Za-z]+'*|\S)")
-LETTER = rf"(?:d?[A-Za-z]|{'|'.join(GREEK)}|net)'*"
-SUFFIX = r"(?:_(?:[A-Za-z0-9]+|\{[^}]*\}))?(?:\^-?(?:[A-Za-z0-9.]+|\{[^}]*\}|\())?"
-PIECE = rf"(?<![A-Za-z])(?:{'|'.join(FUNCTIONS)}|\d+(?:[.,]\d+)*%?|\d*{LETTER}{SUFFIX}|\d+\^\(?)(?![A-Za-z])"
+LETTER = rf"(?:d?[A-Za-z]|{'|'.join(GREEK)}|net|head|pos|(?:step|rate)(?!_))'*"
+SUFFIX = r"(?:_(?:[A-Za-z0-9]+|\{[^}]*\}|\())?(?:\^-?(?:[A-Za-z0-9.]+|\{[^}]*\}|\())?"
+PIECE = rf"(?<![A-Za-z])(?:(?:{'|'.join(FUNCTIONS)}){SUFFIX}|\d+(?:[.,]\d+)*%?|\d*{LETTER}{SUFFIX}|\d+\^\(?)(?:(?<=\()|(?![A-Za-z]))"
 WORD = re.compile(rf"[(\[{{|-]*(?:{PIECE}[()\[\]{{}}|*/^,;=+-]*)*[)\]}}|]*(?:\^-?[\w.]+)?[,;:.]*")
-OPERATOR = re.compile(r"[-+*/=<>~|]|->|<=|>=|!=|\+-|\.\.\.[,;]?")
+OPERATOR = re.compile(r"[-+*/=<>~|.]|->|<=|>=|!=|\+-|\.\.\.[,;]?")
 STRONG = re.compile(rf"=|\^|\b{LETTER}_[A-Za-z0-9{{]|sqrt\(|\S [+~] \S")
 PAIRS = {")": "(", "]": "[", "}": "{"}
 
@@ -36,7 +36,8 @@ class _Reader:
     def row(self, end: str = "") -> str:
         parts = []
         while self.next() and self.next() != end:
-            parts.append(self.scripted())
+            space = '<mspace width="0.3em"/>' * bool(parts and self.next()[0].isdigit() and "<mo>" not in parts[-1][:4])
+            parts.append(space + self.scripted())
         return f"<mrow>{''.join(parts)}</mrow>"
 
     def inside(self, opening: str) -> str:
@@ -118,10 +119,10 @@ def spans(text: str) -> list[tuple[int, int]]:
             ends = not OPERATOR.fullmatch(words[j][2])
             if ends and balanced(line) and STRONG.search(line):
                 best = j + 1
-            if re.search(r"[,;:.]$", line) and balanced(line) and not re.search(r"\.\.\.[,;]?$", line):
+            if re.search(r"[,;:.]$", line) and balanced(line) and not re.search(r"( \.|\.\.\.[,;]?)$", line):
                 break
             j += 1
-        if best:
+        if best and not any(re.fullmatch(r"[-+*/=]", word) for *_, word in words[best : best + 1]):  # else it is cut in two
             start, end = words[i][0], words[best - 1][1]
             end -= len(text[start:end]) - len(text[start:end].rstrip(",;:."))
             found.append((start, end))

@@ -18,7 +18,7 @@ from tools.grids import Row, by_table, claim_rows, title
 from tools.repository import heading
 from tools.site import charts
 from tools.site.code import Note, linked, notes, rows, said
-from tools.site.formulas import typeset
+from tools.site.formulas import balanced, typeset
 from tools.site.places import covers, name, order, places
 from tools.tables import SIGNS, counted, found, of_paper, tally
 
@@ -113,8 +113,10 @@ def places_table(paper: Paper) -> list[tuple[str, list[dict]]]:
 def hinted(text: str, key: str) -> Markup:
     """The first words said of a place, after its name and a colon."""
     words = "|".join(re.escape(each) for each in (name(key), name(key).replace("(", "").replace(")", "")))
-    said = re.search(rf"(?:{words}): ([^:;]+?)(?:[.;:,] |[.;:]?$)", " ".join(text.split()))
-    return Markup(typeset(said[1])) if said and len(said[1]) <= 64 else Markup("")
+    said = re.search(rf"(?:{words}): ([^:;]+)", " ".join(text.split()))
+    parts = re.split(r"(?<=[^.][.,])(?<!Eq\.) ", said[1].strip()) if said else []
+    hints = (" ".join(parts[:n]).rstrip(".,") for n in range(1, len(parts) + 1))
+    return Markup(next((typeset(hint) for hint in hints if balanced(hint) and len(hint) <= 64), ""))
 
 
 def markdown(paper: Paper, text: str) -> Markup:

@@ -3,7 +3,6 @@
 const all = (q, of = document) => [...of.querySelectorAll(q)];
 const root = document.documentElement;
 const kept = (() => { try { return localStorage; } catch { return {}; } })();  // a file: page may have none
-if (kept.theme) root.dataset.theme = kept.theme;
 const asked = new URLSearchParams(location.search);
 if (asked.get("theme")) root.dataset.theme = asked.get("theme");
 
@@ -12,6 +11,8 @@ function theme() {
   root.dataset.theme = kept.theme = dark ? "light" : "dark";
 }
 document.getElementById("theme").addEventListener("click", theme);
+
+addEventListener("load", () => all("img").forEach(i => { i.loading = "eager"; }));  // the text first; then what a print may need
 
 // Without a font for formulas what is below a letter would stand beside it.
 const sub = document.querySelector("msub");
