@@ -6,7 +6,7 @@ from collections.abc import Iterator
 KINDS = {"Sec": "Section", "Eq": "Equation", "Table": "Table", "Fig": "Figure", "Appendix": "Appendix", "Algorithm": "Algorithm"}
 SHORT = {"Sec": "Sec. {}", "Eq": "Eq. ({})", "Table": "Table {}", "Fig": "Fig. {}", "Appendix": "App. {}", "Algorithm": "Alg. {}"}
 NUMBER = r"\(?((?:\d+|[IVX]+|[A-Z])(?:\.(?:\d+|[A-Z]))*)[a-d]?\b\)?"
-HEAD = r"\b(Secs?\.|Sections?|Eqs?\.|Equations?|Tables?|Figs?\.|Figures?|Appendix|Appendices|Algorithms?|Alg\.) ?"
+HEAD = r"\b(Secs?\.|Sections?|Eqs?\.|Equations?|Tables?|Figs?\.|Figures?|[Aa]ppendix|Appendices|Algorithms?|Alg\.) ?"
 MARK = re.compile(HEAD + NUMBER)
 MORE = re.compile(r"(,? and |, | to |-|–)" + NUMBER)
 ELSEWHERE = re.compile(r"(et al\.[^.;]{0,12},? |\)\), |[a-z]\", )$")  # of another paper
@@ -17,7 +17,7 @@ def marks(text: str) -> Iterator[tuple[int, int, str]]:
     for found in MARK.finditer(text):
         if ELSEWHERE.search(text[: found.start()]):
             continue
-        kind = next(k for k in KINDS if found[1].startswith(k[:3]))
+        kind = next(k for k in KINDS if found[1].capitalize().startswith(k[:3]))
         several = found[1].rstrip(".").endswith(("s", "ces"))
         number = found[2]
         yield found.start(), found.end(), f"{kind}-{number}".lower()
