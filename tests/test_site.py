@@ -145,8 +145,11 @@ def test_formulas_are_found(text, formulas):
 
 
 def test_formulas_are_set():
+    long = mathml("log p(x|z) = sum_i x_i log y_i + (1 - x_i) log(1 - y_i)")
+    assert re.findall('aria-label="(.*?)"', long) == ["log p(x|z)", "= sum_i x_i log y_i", "+ (1 - x_i)", "log(1 - y_i)"]
     assert "<msqrt>" in mathml("sqrt(d_k)") and "<msubsup>" in mathml("W_i^Q")
     assert '<mover accent="true"><mi>α</mi>' in mathml("alpha_bar")
+    assert mathml("d^-3/4") == mathml("d^{-3/4}").replace("{", "").replace("}", "")
     assert "<msup><mi>d</mi>" not in mathml("d_model^-0.5") and "<mo>−</mo>" in mathml("d_model^-0.5")
 
 

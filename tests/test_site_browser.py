@@ -62,11 +62,13 @@ class Browser:
     def press(self, *keys):
         ActionChains(self.driver).send_keys(*keys).perform()
 
+    def wait(self, condition):
+        return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.1).until(lambda _: condition())
+
     def seen(self, selector):
-        """Wait for an element; is it within the window, below the bar?"""
-        at = WebDriverWait(self.driver, PATIENCE).until(lambda _: self.all(selector))[0]
+        """Wait until an element is within the window, below the bar."""
         where = "(e => { const b = e.getBoundingClientRect(); return b.bottom > 40 && b.top < innerHeight; })(arguments[0])"
-        return WebDriverWait(self.driver, PATIENCE).until(lambda _: self.js(where, at))
+        return self.wait(lambda: any(self.js(where, at) for at in self.all(selector)[:1]))
 
     def colour(self, selector, what):
         script = "getComputedStyle(document.querySelector(arguments[0]))[arguments[1]].match(/[\\d.]+/g).map(Number)"
@@ -118,6 +120,16 @@ def test_a_place_shows_its_lines_and_they_lead_back(browser):
     assert browser.seen("#eq-3") and browser.js("location.hash") == "#eq-3" and len(browser.all(".mark.on")) == 1
     browser.press(Keys.ESCAPE)
     assert not browser.all(".lit, .now, .on")
+    browser.driver.back()  # from the lines to where they were asked for
+    assert browser.seen(".mark[data-key='eq-3']")
+
+
+def test_claims_of_a_table(browser):
+    """A table's claims are shown from its place, though the list of them was folded."""
+    browser.open("transformer.html")
+    assert not browser.all("#claims-table-3 + details")[0].get_property("open")
+    browser.click("#table-3 a[href='#claims-table-3']")
+    assert browser.seen("#claims-table-3") and browser.all("#claims-table-3 + details tbody tr")[0].is_displayed()
 
 
 def test_a_chart_is_read(browser):
@@ -142,20 +154,34 @@ def test_a_chart_is_read(browser):
 def test_search(browser):
     """Typed after its key, it finds a line of code, which a click opens."""
     browser.open("index.html").press("/", "warmup**-1.5")
-    (hit,) = WebDriverWait(browser.driver, PATIENCE).until(lambda _: browser.all("#hits a[href^='transformer.html#model-']"))
+    (hit,) = browser.wait(lambda: browser.all("#hits a[href^='transformer.html#model-']"))
     assert [mark.text for mark in hit.find_elements(By.TAG_NAME, "mark")] == ["warmup**-1.5"]
     hit.click()
     assert browser.seen(".l:target") and "warmup**-1.5" in browser.all(".l:target")[0].text
 
 
+def test_search_from_a_paper(browser):
+    browser.open("transformer.html").press("/")
+    browser.wait(lambda: "index.html" in browser.driver.current_url)
+    browser.press("adagrad")
+    assert browser.wait(lambda: browser.all("#hits a[href^='vae.html#']"))
+
+
 def test_copy(browser):
-    """What is copied is the file."""
+    """What is copied is the file, and what is selected is code alone."""
     browser.open("transformer.html").click(".copy[data-file='model']")
-    WebDriverWait(browser.driver, PATIENCE).until(lambda _: browser.all(".copy")[0].text == "copied")
+    browser.wait(lambda: browser.all(".copy")[0].text == "copied")
     browser.js("document.body.append(Object.assign(document.createElement('textarea'), {id: 'pasted'}))")
     browser.click("#pasted")
     ActionChains(browser.driver).key_down(Keys.CONTROL).send_keys("v").key_up(Keys.CONTROL).perform()
     assert browser.js("document.getElementById('pasted').value") == (ROOT / "papers/transformer/model.py").read_text()
+    first, last = (browser.all(f"#model .row:nth-child({n}) .l")[0] for n in (2, 4))
+    browser.js("arguments[0].scrollIntoView({block: 'center'})", first)
+    mouse = ActionChains(browser.driver).move_to_element_with_offset(first, -300, 0).click_and_hold()
+    mouse.move_to_element_with_offset(last, 300, 0).release().perform()
+    selected = browser.js("getSelection().toString()").splitlines()
+    lines = (ROOT / "papers/transformer/model.py").read_text().splitlines()
+    assert len(selected) > 8 and set(selected[1:-1]) <= set(lines)
 
 
 def test_theme_is_kept(browser):
@@ -168,7 +194,12 @@ def test_theme_is_kept(browser):
 
 
 def test_print(browser):
-    """On paper: dark on white even from the dark theme, and nothing to click."""
+    """On paper: dark on white even from the dark theme, nothing to click, pictures and folded tables, code beside notes."""
     browser.open("resnet.html?theme=dark").shown_in("dark", media="print")
     assert browser.colour("body", "backgroundColor") == 765 and not browser.all(".bar")[0].is_displayed()
+    assert browser.js("[...document.images].every(i => i.complete && i.naturalWidth)") and browser.all(".prose img")
+    folded = browser.all("#results details:not([open]) tbody tr")
+    assert folded and all(browser.js("arguments[0].getBoundingClientRect().height", row) > 10 for row in folded)
+    left, right = (browser.js(f"document.querySelector('#model .{side}').getBoundingClientRect().top") for side in ("left", "right"))
+    assert left == right
     assert max(browser.colour(f"#model {of}", "color") for of in (".l", ".k", ".c1", ".nf", ".shape")) < 450

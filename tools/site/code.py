@@ -122,7 +122,7 @@ def said(note: Note, known: set[str]) -> Markup:
         elif lines[0].startswith("    "):
             out.append(f"<pre>{escape(re.sub(r'(?m)^    ', '', part))}</pre>")
         elif lines[0].startswith("Shapes:"):
-            parts = " ".join(part.split()).split(", ")  # D d_model is no product
+            parts = " ".join(re.sub(r"(?<=[^:\s])\s{3,}", ", ", part).split()).split(", ")  # D d_model is no product
             out.append(f"<p>{', '.join(typeset(p) if '=' in p else ' '.join(map(typeset, p.split())) for p in parts)}</p>")
         else:
             out.append(f"<p>{typeset(' '.join(line.strip() for line in lines))}</p>")

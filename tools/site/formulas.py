@@ -17,6 +17,7 @@ PIECE = rf"(?<![A-Za-z])(?:(?:{'|'.join(FUNCTIONS)}){SUFFIX}|\d+(?:[.,]\d+)*%?|\
 WORD = re.compile(rf"[(\[{{|-]*(?:{PIECE}[()\[\]{{}}|*/^,;=+-]*)*[)\]}}|]*(?:\^-?[\w.]+)?[,;:.]*")
 OPERATOR = re.compile(r"[-+*/=<>~|.]|->|<=|>=|!=|\+-|\.\.\.[,;]?")
 STRONG = re.compile(rf"=|\^|\b{LETTER}_[A-Za-z0-9{{]|sqrt\(|\S [+~] \S")
+LONG = 30  # letters of a formula that may take more than a line
 PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -24,7 +25,7 @@ class _Reader:
     """Recursive descent over the tokens of one formula."""
 
     def __init__(self, text: str) -> None:
-        self.tokens, self.at = TOKEN.findall(text), 0
+        self.tokens, self.at = TOKEN.findall(re.sub(r"\^(-?\d+/\d+)", r"^{\1}", text)), 0
 
     def next(self) -> str:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
@@ -90,8 +91,16 @@ class _Reader:
 
 
 def mathml(text: str) -> str:
-    """One formula, `text` of it kept for those who copy or listen."""
-    return f'<math aria-label="{escape(text)}">{_Reader(text).row()}</math>'
+    """One formula, its text kept for those who copy or listen. A long one is in parts, between which a line may end."""
+    parts: list[str] = []
+    for word in text.split(" "):
+        if parts and not (len(text) > LONG and balanced(parts[-1]) and re.match(r"[=+]|[a-z]{3,}\(", word)):
+            parts[-1] += f" {word}"
+        else:
+            parts.append(word)
+    rows = [_Reader(part).row() for part in parts]
+    rows[1:] = [row.replace("<mrow><mo>", '<mrow><mo form="infix">', 1) for row in rows[1:]]
+    return " ".join(f'<math aria-label="{escape(part)}">{row}</math>' for part, row in zip(parts, rows, strict=True))
 
 
 def balanced(text: str) -> bool:

@@ -101,7 +101,7 @@ def places_table(paper: Paper) -> list[tuple[str, list[dict]]]:
         at = [(file, n) for file in FILES for n in paper.notes[file] if key in n.places]
         spots = [{"href": f"#{file[:-3]}-{n.line}", "text": f"{file[:-3]} {n.line}"} for file, n in at]
         quoted = [i for i, quote in enumerate(paper.quotes, 1) if key in places(quote)]
-        claims = sum(key in places(row.claim.source) for row in paper.claims)
+        claims = [anchor(of) for of, mine in by_table(paper.claims).items() for row in mine if key in places(row.claim.source)]
         hint = next((h for _, n in at if (h := hinted(n.text, key))), "")
         entry = {"key": key, "name": name(key), "spots": spots, "quoted": quoted, "claims": claims, "hint": hint}
         kinds.setdefault(
@@ -129,7 +129,8 @@ def markdown(paper: Paper, text: str) -> Markup:
             width, height = picture.size
         file = f"figures/{paper.folder}/{Path(m[1]).name}"
         size = f'width="{width}" height="{height}" loading="lazy"'
-        return f'<a class="figure" href="{file}"><img src="{file}" alt="{m[2]}" {size}></a>'
+        broad = " broad" * (width > 2.5 * height)
+        return f'<a class="figure{broad}" href="{file}"><img src="{file}" alt="{m[2]}" {size}></a>'
 
     def link(m: re.Match) -> str:
         other = re.fullmatch(r"(?:\.\./)*(?:papers/)?(\w+)/README\.md(?:#.*)?", m[1])
@@ -148,6 +149,11 @@ def markdown(paper: Paper, text: str) -> Markup:
 def retypeset(text: str) -> str:
     """Text between tags, its formulas set."""
     return typeset(unescape(text)) if re.search(r"[=^_~+]|sqrt", text) else text
+
+
+def anchor(key: tuple[str, str]) -> str:
+    """Of a table of `by_table`."""
+    return "claims-" + re.sub(r"\W+", "-", title(*key).lower()).strip("-")
 
 
 def results(paper: Paper) -> list[dict]:
@@ -172,9 +178,8 @@ def results(paper: Paper) -> list[dict]:
                 drawn.add((row.name, ""))
                 metric, drawing = charts.of_run(row.mine[0])
                 pictures += [(row.name, f"{metric}, seed {row.mine[0]['seed']}", drawing)] * bool(drawing)
-        anchor = re.sub(r"\W+", "-", title(*key).lower()).strip("-")
         summary = f"{counted(len(mine), 'claims')}: {tally(mine)}"
-        parts.append({"title": title(*key), "id": f"claims-{anchor}", "summary": summary, "lines": lines, "charts": pictures})
+        parts.append({"title": title(*key), "id": anchor(key), "summary": summary, "lines": lines, "charts": pictures})
     return parts
 
 
@@ -191,7 +196,7 @@ def page(paper: Paper, others: list[Paper]) -> str:
         ]
         files.append({"name": file, "id": file[:-3], "rows": shown})
     sections = [(part, less_generated(paper.parts[part])) for part in SECTIONS if part in paper.parts]
-    parts = [(part, part.lower().replace(" ", "-"), markdown(paper, text)) for part, text in sections]
+    parts = [(part, part.lower().replace(" ", "-"), markdown(paper, text)) for part, text in sections if text.strip()]
     return ENVIRONMENT.get_template("paper.html").render(
         paper=paper, files=files, places=places_table(paper), results=results(paper), others=others,
         intro=markdown(paper, paper.intro), found=markdown(paper, found(paper.folder)),
