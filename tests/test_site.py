@@ -119,6 +119,7 @@ def test_places():
         "eq-5", "eq-6", "eq-7", "table-6", "sec-5.1", "sec-5.2", "fig-6",
     ]  # fmt: skip
     assert places("Sec. 3.4, 4.1, Table 3, 20 layers, Eq. (2)") == ["sec-3.4", "sec-4.1", "table-3", "eq-2"]
+    assert places("Tables 3 and 4, E, S in [256; 512]") == ["table-3", "table-4"]
     assert places('Wu et al. (2016), "Translation System", Eq. (14); He et al., Eq. 10') == []
     assert places("appendix A.2, Sec. III.B, Algorithm 1") == ["appendix-a.2", "sec-iii.b", "algorithm-1"]
     assert sorted(["fig-1", "sec-10", "sec-9.2", "eq-2"], key=order) == ["sec-9.2", "sec-10", "eq-2", "fig-1"]

@@ -15,7 +15,7 @@ from tools.site import __main__ as site
 
 NAMES = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
 CHROMIUM, DRIVER = next(filter(None, map(shutil.which, NAMES)), None), shutil.which("chromedriver")
-FLAGS = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
+FLAGS = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
 PATIENCE = 20  # seconds, on a machine with much else to do
 PHONE, DESK = (390, 844), (1280, 900)
 JUMPS = """const done = arguments[0]; let sum = 0;
@@ -175,13 +175,13 @@ def test_copy(browser):
     browser.click("#pasted")
     ActionChains(browser.driver).key_down(Keys.CONTROL).send_keys("v").key_up(Keys.CONTROL).perform()
     assert browser.js("document.getElementById('pasted').value") == (ROOT / "papers/transformer/model.py").read_text()
-    first, last = (browser.all(f"#model .row:nth-child({n}) .l")[0] for n in (2, 4))
+    first, last = (browser.all(f"#model .row:nth-child({n}) .l")[0] for n in (2, 3))
     browser.js("arguments[0].scrollIntoView({block: 'center'})", first)
     mouse = ActionChains(browser.driver).move_to_element_with_offset(first, -300, 0).click_and_hold()
     mouse.move_to_element_with_offset(last, 300, 0).release().perform()
     selected = browser.js("getSelection().toString()").splitlines()
     lines = (ROOT / "papers/transformer/model.py").read_text().splitlines()
-    assert len(selected) > 8 and set(selected[1:-1]) <= set(lines)
+    assert len(selected) > 6 and set(selected[1:-1]) <= set(lines)
 
 
 def test_theme_is_kept(browser):
@@ -200,6 +200,6 @@ def test_print(browser):
     assert browser.js("[...document.images].every(i => i.complete && i.naturalWidth)") and browser.all(".prose img")
     folded = browser.all("#results details:not([open]) tbody tr")
     assert folded and all(browser.js("arguments[0].getBoundingClientRect().height", row) > 10 for row in folded)
-    left, right = (browser.js(f"document.querySelector('#model .{side}').getBoundingClientRect().top") for side in ("left", "right"))
-    assert left == right
+    tops = [browser.js(f"document.querySelector('#model .{side}').getBoundingClientRect().top") for side in ("left", "right")]
+    assert tops[0] == tops[1]
     assert max(browser.colour(f"#model {of}", "color") for of in (".l", ".k", ".c1", ".nf", ".shape")) < 450

@@ -8,12 +8,13 @@ GREEK = dict(zip(LETTERS.split(), "αβγδεζηθκλμνξπρστφχψω", 
 GREEK |= {"Delta": "Δ", "Theta": "Θ", "Sigma": "Σ", "sum": "∑", "prod": "∏", "infinity": "∞"}
 ACCENTS = {"bar": "¯", "hat": "^", "tilde": "~"}
 SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "||": "∥", "...": "…", ".": "·"}
-NAMES = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN PE SA Var Concat Attention Sublayer Dropout"
-FUNCTIONS = NAMES.split()
+NAMES = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN PE SA Var Concat Attention"
+FUNCTIONS = [*NAMES.split(), "Sublayer", "Dropout"]
 TOKEN = re.compile(r"\s*(\|\||->|<=|>=|!=|\+-|\.\.\.|\d+(?:[.,]\d+)*|[A-Za-z]+'*|\S)")
 LETTER = rf"(?:d?[A-Za-z]|{'|'.join(GREEK)}|net|head|pos|(?:step|rate)(?!_))'*"
 SUFFIX = r"(?:_(?:[A-Za-z0-9]+|\{[^}]*\}|\())?(?:\^-?(?:[A-Za-z0-9.]+|\{[^}]*\}|\())?"
-PIECE = rf"(?<![A-Za-z])(?:(?:{'|'.join(FUNCTIONS)}){SUFFIX}|\d+(?:[.,]\d+)*%?|\d*{LETTER}{SUFFIX}|\d+\^\(?)(?:(?<=\()|(?![A-Za-z]))"
+PIECE = rf"(?:(?:{'|'.join(FUNCTIONS)}){SUFFIX}|\d+(?:[.,]\d+)*%?|\d*{LETTER}{SUFFIX}|\d+\^\(?)"
+PIECE = rf"(?<![A-Za-z]){PIECE}(?:(?<=\()|(?![A-Za-z]))"
 WORD = re.compile(rf"[(\[{{|-]*(?:{PIECE}[()\[\]{{}}|*/^,;=+-]*)*[)\]}}|]*(?:\^-?[\w.]+)?[,;:.]*")
 OPERATOR = re.compile(r"[-+*/=<>~|.]|->|<=|>=|!=|\+-|\.\.\.[,;]?")
 STRONG = re.compile(rf"=|\^|\b{LETTER}_[A-Za-z0-9{{]|sqrt\(|\S [+~] \S")
@@ -80,13 +81,14 @@ class _Reader:
             return f"<mn>{word}</mn>"
         if word[0].isalpha():
             name = word.rstrip("'")
-            shown = GREEK.get(name, name) + "′" * (len(word) - len(name))
+            shown, primes = GREEK.get(name, name), '<mo lspace="0" rspace="0">′</mo>' * (len(word) - len(name))
             if name in ("sum", "prod"):
                 return f"<mo>{shown}</mo>"
             if len(name) == 2 and name[0] == "d" and name[1].isupper():
                 return f"<mrow><mi>d</mi><mi>{shown[1:]}</mi></mrow>"
             space = '<mspace width="0.17em"/>' * (name in FUNCTIONS and self.next()[:1].isalnum())
-            return f"<mi>{shown}</mi>{space}"  # one letter leans, a word stands: MathML's own rule
+            base = f"<mi>{shown}</mi>"  # one letter leans, a word stands: MathML's own rule
+            return (f"<mrow>{base}{primes}</mrow>" if primes else base) + space
         return f"<mo>{escape(SIGNS.get(word, word))}</mo>"
 
 

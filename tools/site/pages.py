@@ -1,5 +1,6 @@
 """The pages of the site: one for each paper, the start page, and the index that its search reads."""
 
+import functools
 import json
 import re
 from collections import Counter
@@ -48,7 +49,7 @@ class Paper:
     claims: list[Row]
     lost: list[str] = field(default_factory=list)  # marks that point nowhere, one line each
 
-    @property
+    @functools.cached_property
     def known(self) -> set[str]:
         """The places that code, notes or claims name: the page's table of places has them all."""
         named = [key for mine in self.notes.values() for note in mine for key in note.places]

@@ -1,5 +1,6 @@
 """Places in a paper, as comments and notes name them: "Eq. (3)", "Secs. 5.1 and 5.2", "Table 6", "Appendix C"."""
 
+import functools
 import re
 from collections.abc import Iterator
 
@@ -24,7 +25,7 @@ def marks(text: str) -> Iterator[tuple[int, int, str]]:
         end = found.end()
         while more := MORE.match(text, end):
             other = more[2]
-            if not several and (kind not in ("Sec", "Appendix") or "." not in other):
+            if number[0].isdigit() != other[0].isdigit() or not (several or (kind in ("Sec", "Appendix") and "." in other)):
                 break
             if more[1] in (" to ", "-", "–") and number.isdigit() and other.isdigit():
                 for n in range(int(number) + 1, min(int(other), int(number) + 40)):
@@ -33,6 +34,7 @@ def marks(text: str) -> Iterator[tuple[int, int, str]]:
             number, end = other, more.end()
 
 
+@functools.cache
 def places(text: str) -> list[str]:
     """The keys of the places that a text names, once each, in its order."""
     return list(dict.fromkeys(key for *_, key in marks(text)))
