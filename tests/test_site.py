@@ -148,6 +148,8 @@ def test_formulas_are_found(text, formulas):
 def test_formulas_are_set():
     long = mathml("log p(x|z) = sum_i x_i log y_i + (1 - x_i) log(1 - y_i)")
     assert re.findall('aria-label="(.*?)"', long) == ["log p(x|z)", "= sum_i x_i log y_i", "+ (1 - x_i)", "log(1 - y_i)"]
+    assert re.findall('aria-label="(.*?)"', mathml("FFN(x) = max(0, x W_1 + b_1) W_2 + b_2"))[1] == "= max(0, x W_1 + b_1) W_2"
+    assert "infix" not in mathml("rate d_model^-0.5 min(step^-0.5, step 4000^-1.5)")
     assert "<msqrt>" in mathml("sqrt(d_k)") and "<msubsup>" in mathml("W_i^Q")
     assert '<mover accent="true"><mi>α</mi>' in mathml("alpha_bar")
     assert mathml("d^-3/4") == mathml("d^{-3/4}").replace("{", "").replace("}", "")

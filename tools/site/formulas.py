@@ -86,7 +86,7 @@ class _Reader:
                 return f"<mo>{shown}</mo>"
             if len(name) == 2 and name[0] == "d" and name[1].isupper():
                 return f"<mrow><mi>d</mi><mi>{shown[1:]}</mi></mrow>"
-            space = '<mspace width="0.17em"/>' * (name in FUNCTIONS and self.next()[:1].isalnum())
+            space = '<mspace width="0.17em"/>' * ((name in FUNCTIONS or len(shown) > 2) and self.next()[:1].isalnum())
             base = f"<mi>{shown}</mi>"  # one letter leans, a word stands: MathML's own rule
             return (f"<mrow>{base}{primes}</mrow>" if primes else base) + space
         return f"<mo>{escape(SIGNS.get(word, word))}</mo>"
@@ -96,12 +96,13 @@ def mathml(text: str) -> str:
     """One formula, its text kept for those who copy or listen. A long one is in parts, between which a line may end."""
     parts: list[str] = []
     for word in text.split(" "):
-        if parts and not (len(text) > LONG and balanced(parts[-1]) and re.match(r"[=+]|[a-z]{3,}\(", word)):
-            parts[-1] += f" {word}"
-        else:
+        whole = parts and len(text) > LONG and balanced(parts[-1]) and not OPERATOR.fullmatch(parts[-1].split()[-1])
+        if not parts or (whole and re.match(r"[=+]|[a-z]{3,}\(", word)):
             parts.append(word)
+        else:
+            parts[-1] += f" {word}"
     rows = [_Reader(part).row() for part in parts]
-    rows[1:] = [row.replace("<mrow><mo>", '<mrow><mo form="infix">', 1) for row in rows[1:]]
+    rows[1:] = [re.sub("^<mrow><mo>", '<mrow><mo form="infix">', row) for row in rows[1:]]
     return " ".join(f'<math aria-label="{escape(part)}">{row}</math>' for part, row in zip(parts, rows, strict=True))
 
 
