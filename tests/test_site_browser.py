@@ -199,7 +199,7 @@ def test_print(browser):
     assert browser.colour("body", "backgroundColor") == 765 and not browser.all(".bar")[0].is_displayed()
     assert browser.js("[...document.images].every(i => i.complete && i.naturalWidth)") and browser.all(".prose img")
     folded = browser.all("#results details:not([open]) tbody tr")
-    assert folded and all(browser.js("arguments[0].getBoundingClientRect().height", row) > 10 for row in folded)
+    assert folded and all(browser.js("arguments[0].checkVisibility()", row) for row in folded)
     tops = [browser.js(f"document.querySelector('#model .{side}').getBoundingClientRect().top") for side in ("left", "right")]
     assert tops[0] == tops[1]
     assert max(browser.colour(f"#model {of}", "color") for of in (".l", ".k", ".c1", ".nf", ".shape")) < 450
