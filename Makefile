@@ -20,10 +20,11 @@ MASTER ?=
 ARGS ?=
 OUT ?= runs
 RUN ?=
+RUNS ?=
 FORMAT ?= safetensors
 TO ?=
 BASE_PYTHON ?= python3
-export ARGS FORMAT OUT RUN TO
+export ARGS FORMAT OUT RUN RUNS TO
 
 ifdef PY
 PYTHON := $(PY)
@@ -35,7 +36,7 @@ endif
 
 PAPERS := $(sort $(patsubst papers/%/train.py,%,$(wildcard papers/*/train.py)))
 
-.PHONY: .venv/stamp help setup test test-all torture lint tables site list smoke replay
+.PHONY: .venv/stamp help setup test test-all torture lint tables site list smoke replay wandb compare
 
 help: ## these lines
 	@echo "papers: $(PAPERS)"
@@ -93,6 +94,15 @@ replay-%: $(SETUP) ## the same of one paper (EXPERIMENT= SEEDS= LINES= SECONDS=)
 
 publish-%: $(SETUP) ## put finished runs of OUT (runs/) into the repository and its tables
 	@exec $(PYTHON) -m tools.publish $* "$$OUT"
+
+wandb: $(SETUP) ## the published runs in your own W&B project, beside yours (or offline, to sync)
+	@exec $(PYTHON) -m tools.wandb --out "$$OUT"
+
+wandb-%: $(SETUP) ## the same of one paper
+	@exec $(PYTHON) -m tools.wandb --paper $* --out "$$OUT"
+
+compare: $(SETUP) ## runs, yours or published, in one table and one picture (RUNS="runs/... PAPER/EXPERIMENT" TO=compare.png)
+	@exec $(PYTHON) -m tools.compare $(RUNS) --to "$$TO"
 
 tables: $(SETUP) ## rewrite every generated table
 	@exec $(PYTHON) -m tools.tables write

@@ -55,6 +55,11 @@ class Claim:
         if self.tolerance < 0:
             raise ValueError(f"claim {self.metric}: a negative tolerance ({self.tolerance}) asks for more than the paper has")
 
+    @property
+    def key(self) -> str:
+        """Its metric, and where on the curve it is judged."""
+        return self.metric if self.at is None else f"{self.metric}@{self.at:g}"
+
     def verdict(self, kind: Kind, values: Sequence[float]) -> "Verdict":
         """`reproduced` or `short` for the mean over seeds; other kinds of experiment have no say in that."""
         if not values:

@@ -18,7 +18,7 @@ from common.errors import BadInput
 from common.files import write_atomic
 from common.options import config_dict, differences
 
-AGAIN = "--restart starts over, --out names another folder"
+AGAIN = "--restart starts over, --beside or --out names another folder"
 GO_ON = "--restart starts over, --allow-changes goes on and records it"
 
 
@@ -61,7 +61,7 @@ def begin(
     files = provenance.files_of(script)
     about = {**identity, "config": config_dict(config) | {"--precision": precision}, "files": files}
     about |= {"code": provenance.code_hash(files), "commit": provenance.commit()}
-    about |= {"wandb_id": secrets.token_hex(4), "changes": [], "data": {}}
+    about |= {"wandb_id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), "changes": [], "data": {}}  # a sweep's, or new
     if (directory / "config.json").exists():
         before = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         about |= {"wandb_id": before["wandb_id"], "changes": before["changes"], "data": before.get("data", {})}

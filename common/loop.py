@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from common.claims import C, Experiment
 from common.data.order import mix
 from common.data.workers import Reader, Sample
 from common.errors import BadInput, Failed
-from common.options import Options
+from common.options import Options, changed
 from common.processes import Processes, bare
 from common.signals import Interrupt, Interrupted
 from common.words import number
@@ -31,7 +32,7 @@ class Loop(Processes, Generic[C]):
     """A run while it trains and evaluates.
 
     config, seed, data_dir: what the command line says.    step: finished updates so far.
-    dir: OUT/<paper>/<experiment>/seed<N>.
+    dir: OUT/<paper>/<experiment>/seed<N>.    title: seed<N>, and changed hyper-parameters.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Loop(Processes, Generic[C]):
         self.script, self.paper, self.name, self.experiment, self.config = script, script.parent.name, name, experiment, config
         self.options, self.seed, self.data_dir, self.interrupt = options, options.seed, options.data_dir, interrupt
         self.identity = {"paper": self.paper, "experiment": name, "seed": options.seed}
-        self.dir = options.out / self.paper / name / f"seed{options.seed}"
+        self.title = f"seed{options.seed} {changed(experiment.config, config)}".strip()
+        folder = re.sub(r"[^\w.,=+-]+", "-", self.title)[:120] if options.beside else f"seed{options.seed}"
+        self.dir = options.out / self.paper / name / folder
         self._data: dict[str, Any] = {}  # what the record says of it
         self.objects: dict[str, Any] = {}  # what training changes, by the names that `prepare` was given
         self.step = self._saved_step = self._total = 0

@@ -27,6 +27,10 @@ class Options:
     """Throw away what an earlier run left in the directory."""
     allow_changes: bool = False
     """Go on although code or hyper-parameters differ from the checkpoint's; the record says so."""
+    beside: bool = False
+    """With changed hyper-parameters, take a folder that names them: seed<N>-lr=0.001."""
+    track: Literal["wandb", "tensorboard"] = "wandb"
+    """What shows the run; metrics.jsonl holds it in any case."""
 
     def __post_init__(self) -> None:
         _within(self, ("seed",), lambda value: value >= 0, "not be negative")
@@ -58,6 +62,12 @@ def fraction(config: Any, *names: str) -> None:
 def config_dict(config: Any) -> dict[str, Any]:
     """A config as JSON gives it back (tuples become lists), for comparison with a record."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def changed(before: Any, config: Any) -> str:
+    """The hyper-parameters that differ from an experiment's: "lr=0.001 width=64"."""
+    old, new = config_dict(before), config_dict(config)
+    return " ".join(f"{k}={json.dumps(new[k], separators=(',', ':'))}" for k in new if old[k] != new[k]).replace('"', "")
 
 
 def differences(old: dict[str, Any], config: Any, **more: Any) -> list[str]:

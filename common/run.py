@@ -59,8 +59,10 @@ class Run(Loop[C]):
         if self._state is not None:
             self._restore(self._state)
         if self.finished is None:
-            config = config_dict(self.config) | {"precision": self.precision, "code": self.code}
-            self.track.begin(self.dir, self.step, self._about["wandb_id"], self.identity, config, self.experiment.claims)
+            config = config_dict(self.config) | {"seed": self.seed, "precision": self.precision, "code": self.code}
+            settings = {"id": self._about["wandb_id"], "group": self.paper, "job_type": self.name, "config": config}
+            settings["name"] = f"{self.paper}/{self.name}/{self.title}"
+            self.track.begin(self.options.track, self.dir, self.step, settings, self.experiment.claims)
             where = f"from step {self.step:,}" if self.step else "from the start"
             hardware = provenance.hardware(self.processes)
             self.say(f"{self.paper} {self.name} seed {self.seed}, {self.precision}, {hardware}: {where}, in {self.dir}")
@@ -124,7 +126,7 @@ class Run(Loop[C]):
             about = f"{self.paper} {self.name} seed {self.seed}, commit {self.commit}, {self.code}"
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, figures.png(figure, name, about))
-            self.track.wandb.figure(name, path)
+            self.track.view.figure(name, path)
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the record."""

@@ -1,4 +1,4 @@
-"""Where a run's lines go: metrics.jsonl, Weights & Biases, a view of it, and the terminal. It changes no number."""
+"""Where a run's lines go: metrics.jsonl, its view in Weights & Biases or TensorBoard, and the terminal. It changes no number."""
 
 import contextlib
 import importlib.util
@@ -29,15 +29,12 @@ class Track:
     def __init__(self, main: bool) -> None:
         self.main, self.open, self.bar, self.printed = main, False, None, -math.inf
 
-    def begin(
-        self, directory: Path, step: int, wandb_id: str, identity: Row, config: dict[str, Any], claims: Sequence[Claim]
-    ) -> None:
+    def begin(self, view: str, directory: Path, step: int, settings: dict[str, Any], claims: Sequence[Claim]) -> None:
         if self.main:
-            self.metrics = Metrics(directory / "metrics.jsonl", step)
-            paper, experiment, seed = identity.values()
-            about = {"id": wandb_id, "group": paper, "job_type": experiment, "name": f"{paper}/{experiment}/seed{seed}"}
-            about["config"] = {**config, "seed": seed}
-            self.wandb, self.open = WandB(directory, about, claims, self.metrics.rows, self.say), True
+            self.metrics, self.claims = Metrics(directory / "metrics.jsonl", step), claims
+            rows = [row | flat(claims) for row in self.metrics.rows]
+            show = TensorBoard if view == "tensorboard" else WandB
+            self.view, self.open = show(directory, settings, rows, self.say), True
 
     def __enter__(self) -> "Track":
         return self
@@ -45,17 +42,17 @@ class Track:
     def __exit__(self, kind: type | None, *_: Any) -> None:
         self.end_line()
         if self.open:
-            self.wandb.finish(None, exit_code=0 if kind is None else 1)
+            self.view.finish(None, exit_code=0 if kind is None else 1)
             self.metrics.file.close()
 
     def write(self, row: Row) -> None:
         if self.main:
             self.metrics.write(row)
-            self.wandb.log(row)
+            self.view.log(row | flat(self.claims))
 
     def finish(self, record: Record) -> None:
         if self.main:
-            self.wandb.finish(record)
+            self.view.finish(summary(self.claims, record))
 
     def say(self, text: str) -> None:
         """A line of its own, above the live line."""
@@ -97,19 +94,27 @@ def speak(text: str, to: TextIO | None = None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), (to or sys.stdout).fileno())
 
 
+def flat(claims: Sequence[Claim]) -> dict[str, float]:
+    """The paper's values, lines beside the curves."""
+    return {f"claims/{claim.key}/paper": claim.value for claim in claims}
+
+
+def summary(claims: Sequence[Claim], record: Record) -> dict[str, Any]:
+    """A record's metrics, and of each claim the paper's value, ours and the difference."""
+    ours = [(claim, value) for claim in claims if math.isfinite(value := measured(claim, record))]
+    found = {f"claims/{claim.key}/ours": value for claim, value in ours}
+    return (
+        record["metrics"] | flat(claims) | found | {f"claims/{claim.key}/difference": value - claim.value for claim, value in ours}
+    )
+
+
 class WandB:
-    """One W&B run for one run directory, whatever happens to the network; no method raises or blocks for long.
+    """One W&B run for one run directory, whatever happens to the network; no method raises or blocks for long."""
 
-    Each claim's value is drawn as a flat line, `claims/<metric>/paper`, beside the metric's curve.
-    """
-
-    def __init__(
-        self, directory: Path, settings: dict[str, Any], claims: Sequence[Claim], rows: list[Row], say: Callable[[str], None]
-    ) -> None:
-        """settings: id, group, job_type, name, config. rows: what metrics.jsonl holds already."""
-        self.run, self.say, self.claims = None, say, claims
+    def __init__(self, directory: Path, settings: dict[str, Any], rows: list[Row], say: Callable[[str], None]) -> None:
+        """settings: wandb.init's id, group, job_type, name, config. rows: what metrics.jsonl holds already."""
+        self.run, self.say = None, say
         self.known = -1  # the last step that the server has
-        self.paper = {f"claims/{claim.metric}/paper": claim.value for claim in claims}
         mode = os.environ.get("WANDB_MODE", "")
         if mode == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
             return
@@ -178,7 +183,7 @@ class WandB:
     def log(self, row: Row) -> None:
         if self.run is not None and row["step"] > self.known:
             with self.harmless():
-                self.run.log({**{k: v for k, v in row.items() if k != "time"}, **self.paper})
+                self.run.log({k: v for k, v in row.items() if k != "time"})
 
     def figure(self, name: str, path: Path) -> None:
         if self.run is not None:
@@ -187,18 +192,41 @@ class WandB:
             with self.harmless():
                 self.run.log({f"figures/{name}": wandb.Image(str(path))})
 
-    def finish(self, record: Record | None, exit_code: int = 0) -> None:
-        """record: its metrics go into the summary; None where a run ends without one."""
-        if self.run is None:
-            return
-        with self.harmless():
-            self.run.summary.update(record["metrics"] if record else {})
-            for claim in self.claims if record else ():
-                if math.isfinite(ours := measured(claim, record)):
-                    about = {"paper": claim.value, "ours": ours, "difference": ours - claim.value}
-                    self.run.summary.update({f"claims/{claim.metric}/{name}": value for name, value in about.items()})
-            self.run.finish(exit_code=exit_code)
-        self.run = None
+    def finish(self, summary: dict[str, Any] | None, exit_code: int = 0) -> None:
+        """summary: of a record; None where a run ends without one."""
+        if self.run is not None:
+            with self.harmless():
+                self.run.summary.update(summary or {})
+                self.run.finish(exit_code=exit_code)
+            self.run = None
+
+
+class TensorBoard:
+    """The same for TensorBoard, in the run's folder tensorboard/, which each start writes anew."""
+
+    def __init__(self, directory: Path, settings: dict[str, Any], rows: list[Row], say: Callable[[str], None]) -> None:
+        from accelerate.tracking import TensorBoardTracker
+
+        shutil.rmtree(directory / "tensorboard", ignore_errors=True)
+        self.tracker, self.step = TensorBoardTracker("tensorboard", directory), 0
+        self.tracker.start()
+        self.tracker.writer.add_text(settings["name"], str(settings["config"]))
+        for row in rows:
+            self.log(row)
+        say(f"tensorboard --logdir {directory} shows this run")
+
+    def log(self, row: Row) -> None:
+        self.step = row["step"]
+        self.tracker.log({name: value for name, value in row.items() if name not in ("step", "time")}, self.step)
+
+    def figure(self, name: str, path: Path) -> None:
+        from torchvision.io import decode_image
+
+        self.tracker.writer.add_image(f"figures/{name}", decode_image(str(path)))
+
+    def finish(self, summary: dict[str, Any] | None, exit_code: int = 0) -> None:
+        self.tracker.log({f"result/{name}": value for name, value in (summary or {}).items()}, self.step)
+        self.tracker.finish()
 
 
 def reason(error: Exception) -> str:

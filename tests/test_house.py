@@ -20,8 +20,8 @@ FLOORS = [  # of common: an import goes down
 WIDE = {  # files beyond the limit, and theirs
 }  # fmt: skip
 TOTALS = {
-    "common": (3631, 174857),
-    "tools": (1298, 65595),
+    "common": (3630, 174849),
+    "tools": (1558, 77834),
     "site": (807, 39160),
 }  # lines, bytes: to shrink to 2,800, 140,000, 700 besides new commands
 LONELY = {  # modules of common with one paper so far -> the paper that will be the second

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from common import track
+from common.claims import Claim
 from common.files import read_rows
 from tests.start import Started, finish, here, processes, record, until
 
@@ -56,10 +57,15 @@ def wandb_id(directory: Path) -> str:
 
 
 def stored(directory: Path) -> tuple[Any, list[dict], dict]:
-    """The one .wandb file, a log as LevelDB has them: (its run record, rows of the history but for figures', last summary)."""
+    """What the one .wandb file holds."""
+    (path,) = directory.glob("wandb/*run-*-*/run-*.wandb")
+    return entries(path)
+
+
+def entries(path: Path) -> tuple[Any, list[dict], dict]:
+    """A .wandb file, a log as LevelDB has them: (its run record, rows of the history but for figures', last summary)."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (path,) = directory.glob("wandb/*run-*-*/run-*.wandb")
     data, at, parts = path.read_bytes(), 7, b""
     run, history, summary = None, [], {}
     while at + 7 <= len(data):
@@ -296,4 +302,66 @@ def test_without_wandb(tmp_path, argv, directory, environment, monkeypatch):
     code, output = here("tests.toy.train", *argv, "--restart")
     assert (code, output.count("wandb is not installed")) == (0, 1)
     assert len(logged(directory)) == 8
+    assert not (directory / "wandb").exists()
+
+
+def test_names_tell_runs_apart(tmp_path, toy_data, environment, monkeypatch):
+    """--beside: each of a sweep's runs has a folder and a name that say what it changes; the experiment's own keeps its place."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    flags = ["headline", "--data-dir", toy_data, "--out", tmp_path, "--beside"]
+    for lr in ("0.02", "0.01", "1e-5"):
+        assert here("tests.toy.train", *flags, f"--lr={lr}")[0] == 0  # as wandb's agent writes it
+    folder = tmp_path / "toy/headline"
+    assert sorted(path.name for path in folder.iterdir()) == ["seed0", "seed0-lr=0.01", "seed0-lr=1e-05"]
+    assert [stored(folder / name)[0].display_name for name in ("seed0", "seed0-lr=1e-05")] == [
+        "toy/headline/seed0", "toy/headline/seed0 lr=1e-05"
+    ]  # fmt: skip
+    code, output = here("tests.toy.train", *flags, "--lr", "0.01")
+    assert code == 0 and "finished before" in output
+    code, output = here("tests.toy.train", *flags[:-1], "--lr", "0.01")
+    assert code == 2 and "--beside or --out names another folder" in output
+
+
+def test_a_sweeps_run_keeps_its_id(tmp_path, argv, directory, environment, monkeypatch):
+    """wandb's agent says which run it is."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_RUN_ID", "agent123")
+    assert here("tests.toy.train", *argv)[0] == 0
+    assert wandb_id(directory) == stored(directory)[0].run_id == "agent123"
+
+
+def test_claims_of_one_metric_have_keys_of_their_own():
+    first, second, last = (Claim("accuracy", value, "%", at=at) for value, at in ((60, 1000), (70, 2000), (80, None)))
+    record = {"metrics": {"accuracy": 75.0}, "curves": {"step": [0, 1500], "accuracy": [50, 65]}}
+    assert track.flat([first, second, last]) == {
+        "claims/accuracy@1000/paper": 60, "claims/accuracy@2000/paper": 70, "claims/accuracy/paper": 80
+    }  # fmt: skip
+    found = track.summary([first, second, last], record)
+    assert (found["claims/accuracy@1000/ours"], found["claims/accuracy@1000/difference"]) == (60, 0)
+    assert (found["claims/accuracy/ours"], found["claims/accuracy/difference"]) == (75, -5)
+    assert "claims/accuracy@2000/ours" not in found and found["claims/accuracy@2000/paper"] == 70  # the curve ends before
+
+
+def test_tensorboard(tmp_path, argv, directory):
+    """--track tensorboard: the rows of metrics.jsonl, the paper's lines and the pictures, once, also of a run that was stopped."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def shown() -> EventAccumulator:
+        (folder,) = {path.parent for path in directory.glob("tensorboard/**/events*")}
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        return events
+
+    run = Started(tmp_path / "log", "tests.toy.train", *argv, "--track", "tensorboard", "--steps", "400")
+    until(lambda: not run.alive or len(read_rows(directory / "metrics.jsonl")) >= 3)
+    run.kill(signal.SIGKILL)
+    run.wait()
+    assert here("tests.toy.train", *argv, "--track", "tensorboard", "--steps", "400")[0] == 0
+    events, rows = shown(), read_rows(directory / "metrics.jsonl")
+    losses = events.Scalars("train_loss")
+    assert [event.step for event in losses] == [row["step"] for row in rows]
+    assert [event.value for event in losses] == pytest.approx([row["train_loss"] for row in rows])
+    assert {event.value for event in events.Scalars("claims/test_error/paper")} == {20.0}
+    assert events.Scalars("result/claims/test_error/ours")[0].value == pytest.approx(record(directory)["metrics"]["test_error"])
+    assert events.Tags()["images"] == ["figures/curve"]
     assert not (directory / "wandb").exists()

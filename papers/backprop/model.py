@@ -14,6 +14,7 @@ Shapes:  T nets (trials)   C cases   I, J units below and above a link   K diffe
 """
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -68,10 +69,11 @@ class Net(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The states y of all layers, (T, C, J) each, from those of the input layers, (C, I) or (T, C, I)."""
-        y = {ON: next(iter(inputs.values())).new_ones(1, 1), **inputs}  # in all cases
+        y = dict(inputs)
         for layer in self.entered:
-            x = sum(y[link.source] @ self.w(link).mT for link in self.links if link.target == layer)  # Eq. 1, (T, C, J)
-            y[layer] = torch.sigmoid(x)  # Eq. 2
+            links = (link for link in self.links if link.target == layer)
+            each = (self.w(link).mT if link.source == ON else y[link.source] @ self.w(link).mT for link in links)
+            y[layer] = torch.sigmoid(reduce(torch.add, each))  # Eqs. 1 and 2, (T, C, J)
         return y
 
     def backward(self, y: Mapping[str, Tensor], errors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from common.benchmark import compare
 from common.data import translation
-from common.data.ragged import Bucketed, Ragged, ragged
+from common.data.ragged import Ragged, ragged
+from papers.transformer.buckets import Bucketed
 from papers.transformer.model import Transformer, beam_search, positional_encoding, smoothed_loss
 from papers.transformer.train import EXPERIMENTS, loss
 from papers.transformer.translate import attention_kernel, shifted_right

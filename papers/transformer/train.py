@@ -24,12 +24,12 @@ from torch import Tensor
 
 from common.claims import Claim, Experiment
 from common.command import reproduce
-from common.data.ragged import Bucketed
 from common.files import write_atomic
 from common.options import at_least_one, fraction, positive
 from common.processes import bare
 from common.run import Run
 from papers.transformer import sentences
+from papers.transformer.buckets import Bucketed
 from papers.transformer.model import Transformer, average_, rate, smoothed_loss
 from papers.transformer.translate import attention_kernel, measure, measure_copies, perplexity, shifted_right
 from papers.transformer.vocabulary import PAD

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from common.data.ragged import Bucketed, ragged
+from common.data.ragged import ragged
+from papers.transformer.buckets import Bucketed
 
 
 def test_ragged_sequences_are_padded_to_the_longest_that_is_asked():

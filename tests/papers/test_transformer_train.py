@@ -9,10 +9,10 @@ import torch
 
 from common import bleu
 from common.data.order import mix
-from common.data.ragged import Bucketed
 from common.data.translation import Parallel
 from common.provenance import ROOT
 from papers.transformer import sentences, train, translate
+from papers.transformer.buckets import Bucketed
 from papers.transformer.model import Transformer, beam_search
 from papers.transformer.vocabulary import END, START, decode, encode, load_bpe, train_bpe
 from tests.start import compiling, finish, here, judged, newest, processes, record, refuses, rows

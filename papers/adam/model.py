@@ -1,0 +1,215 @@
+"""Adam. D. P. Kingma, J. L. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015 (arXiv:1412.6980).
+This file: MIT licence.
+
+Implemented: Algorithm 1 and Algorithm 2 (AdaMax), and what the paper compares or what came of it: gradient descent with momentum
+and with Nesterov's (I. Sutskever et al., ICML 2013), AdaGrad (J. Duchi et al., JMLR 2011), RMSProp (T. Tieleman, G. Hinton,
+lecture 6.5, 2012), AdaDelta (M. Zeiler, arXiv:1212.5701), AMSGrad (S. Reddi et al., ICLR 2018), AdamW (I. Loshchilov, F. Hutter,
+ICLR 2019). Schedules as functions of the update's number: `inverse_sqrt` (Sec. 4), `cosine` and `restarts` (Loshchilov, Hutter,
+ICLR 2017). The net of Sec. 6.1, `Softmax`, for many stepsizes side by side.
+Not here: temporal averaging (Sec. 7.2), sparse gradients.
+
+Shapes:  T nets side by side, of which a stepsize is one number each   B batch   D inputs   K classes
+"""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-8
+
+
+class Method(torch.optim.Optimizer):
+    """theta <- theta + change; `alpha`, the stepsize, may be set anew before each update.
+
+    A subclass has `start`, the names of what it keeps of each weight, zeros in the beginning, and `change`.
+
+    alpha: a number, or (T,), one for each of T nets whose weights are stacked, (T, ...).
+    """
+
+    start: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, params: Any, alpha: float | Tensor = 0.001, **settings: float) -> None:
+        super().__init__(params, {"alpha": alpha, **self.defaults_of(), **settings})
+
+    @classmethod
+    def defaults_of(cls) -> dict[str, float]:
+        return {}
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            settings = {name: value for name, value in group.items() if name not in ("params", "alpha")}
+            for theta in group["params"]:
+                if theta.grad is None:
+                    continue
+                state, alpha = self.state[theta], group["alpha"]
+                for name in self.start if not state else ():
+                    state[name] = torch.zeros_like(theta)
+                state["t"] = state.get("t", 0) + 1
+                if isinstance(alpha, Tensor) and alpha.dim():
+                    alpha = alpha.to(theta).view(-1, *[1] * (theta.dim() - 1))
+                theta.add_(self.change(alpha, theta.grad, state, theta, **settings))
+
+    def change(self, alpha: float | Tensor, g: Tensor, state: dict, theta: Tensor, **settings: float) -> Tensor:
+        """What is added to theta; the state moves on."""
+        raise NotImplementedError
+
+
+class SGD(Method):
+    def change(self, alpha, g, state, theta):
+        return -alpha * g
+
+
+class Momentum(Method):
+    """Sutskever et al.: v <- mu v - alpha g, with the stepsize inside the velocity."""
+
+    start = ("v",)
+
+    @classmethod
+    def defaults_of(cls):
+        return {"mu": 0.9}
+
+    def change(self, alpha, g, state, theta, mu):
+        return state["v"].mul_(mu).sub_(alpha * g)
+
+
+class Nesterov(Momentum):
+    """The same with g at theta + mu v. What is kept as theta is that point, where the next gradient is taken."""
+
+    def change(self, alpha, g, state, theta, mu):
+        return mu * super().change(alpha, g, state, theta, mu) - alpha * g
+
+
+class AdaGrad(Method):
+    """Sec. 5: the stepsize over the root of the sum of all squared gradients."""
+
+    start = ("sum",)
+
+    def change(self, alpha, g, state, theta):
+        state["sum"].addcmul_(g, g)
+        return -alpha * g / (state["sum"].sqrt() + EPSILON)
+
+
+class RMSProp(Method):
+    """Sec. 5: over the root of a running mean of them, without bias correction."""
+
+    start = ("v",)
+
+    @classmethod
+    def defaults_of(cls):
+        return {"rho": 0.9}
+
+    def change(self, alpha, g, state, theta, rho):
+        state["v"].mul_(rho).addcmul_(g, g, value=1 - rho)
+        return -alpha * g / (state["v"].sqrt() + EPSILON)
+
+
+class AdaDelta(Method):
+    """Zeiler's Algorithm 1: as large as recent changes were, over the root of recent squared gradients."""
+
+    start = ("v", "d")
+
+    @classmethod
+    def defaults_of(cls):
+        return {"rho": 0.95, "eps": 1e-6}
+
+    def change(self, alpha, g, state, theta, rho, eps):
+        v, d = state["v"].mul_(rho).addcmul_(g, g, value=1 - rho), state["d"]
+        change = -(d + eps).sqrt() / (v + eps).sqrt() * g
+        d.mul_(rho).addcmul_(change, change, value=1 - rho)
+        return alpha * change
+
+
+class Adam(Method):
+    """Algorithm 1."""
+
+    start = ("m", "v")
+
+    @classmethod
+    def defaults_of(cls):
+        return {"b1": 0.9, "b2": 0.999}
+
+    def change(self, alpha, g, state, theta, b1, b2):
+        t = state["t"]
+        m = state["m"].lerp_(g, 1 - b1)  # the first moment
+        v = state["v"].mul_(b2).addcmul_(g, g, value=1 - b2)  # the second, raw
+        m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)  # Sec. 3
+        return -alpha * m_hat / (v_hat.sqrt() + EPSILON)
+
+
+class AdaMax(Adam):
+    """Algorithm 2: the infinity norm in place of the second moment."""
+
+    start = ("m", "u")
+
+    def change(self, alpha, g, state, theta, b1, b2):
+        m = state["m"].lerp_(g, 1 - b1)
+        u = state["u"].mul_(b2)
+        torch.maximum(u, g.abs(), out=u)
+        return -alpha / (1 - b1 ** state["t"]) * m / u.clamp(min=torch.finfo(u.dtype).tiny)  # 0 where no gradient was ever
+
+
+class AMSGrad(Adam):
+    """Reddi et al.'s Algorithm 2: the second moment never falls. No bias correction in its listing."""
+
+    start = ("m", "v", "v_hat")
+
+    def change(self, alpha, g, state, theta, b1, b2):
+        m = state["m"].lerp_(g, 1 - b1)
+        v = state["v"].mul_(b2).addcmul_(g, g, value=1 - b2)
+        v_hat = torch.maximum(state["v_hat"], v, out=state["v_hat"])
+        return -alpha * m / (v_hat.sqrt() + EPSILON)
+
+
+class AdamW(Adam):
+    """Loshchilov and Hutter's Algorithm 2: decay that is not scaled by the second moment, nor by alpha; `eta` is the schedule."""
+
+    @classmethod
+    def defaults_of(cls):
+        return {**super().defaults_of(), "decay": 0.01, "eta": 1.0}
+
+    def change(self, alpha, g, state, theta, b1, b2, decay, eta):
+        return eta * (super().change(alpha, g, state, theta, b1, b2) - decay * theta)
+
+
+METHODS = {
+    "sgd": SGD, "momentum": Momentum, "nesterov": Nesterov, "adagrad": AdaGrad, "rmsprop": RMSProp, "adadelta": AdaDelta,
+    "adam": Adam, "adamax": AdaMax, "amsgrad": AMSGrad, "adamw": AdamW,
+}  # fmt: skip
+
+
+# Schedules: what a stepsize is multiplied by at update t = 1, 2, ...
+
+
+def inverse_sqrt(t: int) -> float:
+    """Sec. 4: alpha_t = alpha / sqrt(t)."""
+    return t**-0.5
+
+
+def cosine(t: int, total: int) -> float:
+    """From 1 down to 0 in `total` updates."""
+    return (1 + math.cos(math.pi * min(t - 1, total) / total)) / 2
+
+
+def restarts(t: int, first: int, times: int = 2) -> float:
+    """SGDR's Eq. 5: a cosine of `first` updates, then another that is `times` as long, and so on."""
+    start = t - 1
+    while start >= first:
+        start, first = start - first, first * times
+    return cosine(start + 1, first)
+
+
+class Softmax(nn.Module):
+    """Sec. 6.1: multi-class logistic regression, T of them, all from zero."""
+
+    def __init__(self, nets: int, inputs: int = 784, classes: int = 10) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.zeros(nets, classes, inputs))
+        self.b = nn.Parameter(torch.zeros(nets, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, D) -> logits (T, B, K)."""
+        T, K, D = self.W.shape
+        return (x @ self.W.view(T * K, D).T).view(-1, T, K).transpose(0, 1) + self.b[:, None]
