@@ -22,7 +22,7 @@ WIDE = {  # files beyond the limit, and theirs
 TOTALS = {
     "common": (3630, 174849),
     "tools": (1558, 77834),
-    "site": (807, 39160),
+    "site": (810, 39329),
 }  # lines, bytes: to shrink to 2,800, 140,000, 700 besides new commands
 LONELY = {  # modules of common with one paper so far -> the paper that will be the second
     "common/tables.py": "none: an old name that scripts outside still call",

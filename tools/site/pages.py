@@ -126,6 +126,9 @@ def markdown(paper: Paper, text: str) -> Markup:
     html = MARKDOWN.render(text)
 
     def image(m: re.Match) -> str:
+        if not (ROOT / "papers" / paper.folder / m[1]).exists():
+            paper.lost.append(f"{m[1]}: no such picture")
+            return f"<em>{m[2] or m[1]}</em>"
         with Image.open(ROOT / "papers" / paper.folder / m[1]) as picture:
             width, height = picture.size
         file = f"figures/{paper.folder}/{Path(m[1]).name}"
