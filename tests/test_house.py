@@ -23,9 +23,9 @@ FLOORS = [  # of common: an import goes down
 WIDE = {  # files beyond the limit, and theirs
 }  # fmt: skip
 TOTALS = {
-    "common": (3630, 174849),
+    "common": (3630, 174846),
     "tools": (1677, 83254),
-    "site": (780, 37093),
+    "site": (810, 39329),
 }  # lines, bytes: to shrink to 2,800, 140,000, 700 besides new commands
 LONELY = {  # modules of common with one paper so far -> the paper that will be the second
     "common/tables.py": "none: an old name that scripts outside still call",

@@ -14,7 +14,8 @@ from tools.grids import claim_rows
 from tools.repository import papers
 from tools.site import __main__ as site
 from tools.site.code import notes
-from tools.site.formulas import mathml, spans
+from tools.site.formulas import mathml, spans, typeset
+from tools.site.pages import hinted
 from tools.site.places import covers, order, places
 
 SOME = ["resnet", "transformer"]
@@ -39,8 +40,8 @@ class Page(HTMLParser):
         self.images += [of] * (tag == "img")
 
     def claims(self) -> list[tuple[str, ...]]:
-        cells = r'<tr class="[\w-]+"><td>(.*?)<br>.*?</td><td>(.*?)</td><td class="num paper">(.*?)</td>'
-        cells += r'<td class="num"[^>]*>.*?</td><td class="num ours">(.*?)</td><td>.*?</td><td class="verdict">(.*?)</td></tr>'
+        cells = r'<tr class="[\w-]+"><td>(.*?)<br>.*?</td><td>(.*?)</td><td class="num paper"[^>]*>(.*?)</td>'
+        cells += r'<td class="num"[^>]*>.*?</td><td class="num ours"[^>]*>(.*?)</td><td>.*?</td><td class="verdict">(.*?)</td></tr>'
         return [tuple(map(unescape, found)) for found in re.findall(cells, self.text)]
 
 
@@ -118,8 +119,9 @@ def test_places():
         "eq-5", "eq-6", "eq-7", "table-6", "sec-5.1", "sec-5.2", "fig-6",
     ]  # fmt: skip
     assert places("Sec. 3.4, 4.1, Table 3, 20 layers, Eq. (2)") == ["sec-3.4", "sec-4.1", "table-3", "eq-2"]
+    assert places("Tables 3 and 4, E, S in [256; 512]") == ["table-3", "table-4"]
     assert places('Wu et al. (2016), "Translation System", Eq. (14); He et al., Eq. 10') == []
-    assert places("Appendix A.2, Sec. III.B, Algorithm 1") == ["appendix-a.2", "sec-iii.b", "algorithm-1"]
+    assert places("appendix A.2, Sec. III.B, Algorithm 1") == ["appendix-a.2", "sec-iii.b", "algorithm-1"]
     assert sorted(["fig-1", "sec-10", "sec-9.2", "eq-2"], key=order) == ["sec-9.2", "sec-10", "eq-2", "fig-1"]
     assert covers("sec-3", "sec-3.1") and not covers("sec-3", "sec-31")
 
@@ -133,6 +135,10 @@ def test_places():
         ("half the sum over cases of (y - d)^2: a loss", ["(y - d)^2"]),
         ("a bottleneck with stride_in_3x3 and conv2_x", []),
         ("the 152 layers of Table 1, in a column", []),
+        ("PE(pos, 2i) = sin(pos / 10000^(2i / d)), and so on", ["PE(pos, 2i) = sin(pos / 10000^(2i / d))"]),
+        ("the mean of -log P(u_i | u_1, ..., u_(i-1)) in nats", ["-log P(u_i | u_1, ..., u_(i-1))"]),
+        ("e_ij = v_a . tanh(W_a s), and step_size", ["e_ij = v_a . tanh(W_a s)"]),
+        ("b_i = a_i / (k + alpha sum of a_j^2 over the maps)^beta", ["a_j^2"]),
     ],
 )
 def test_formulas_are_found(text, formulas):
@@ -140,9 +146,19 @@ def test_formulas_are_found(text, formulas):
 
 
 def test_formulas_are_set():
+    long = mathml("log p(x|z) = sum_i x_i log y_i + (1 - x_i) log(1 - y_i)")
+    assert re.findall('aria-label="(.*?)"', long) == ["log p(x|z)", "= sum_i x_i log y_i", "+ (1 - x_i)", "log(1 - y_i)"]
+    assert re.findall('aria-label="(.*?)"', mathml("FFN(x) = max(0, x W_1 + b_1) W_2 + b_2"))[1] == "= max(0, x W_1 + b_1) W_2"
+    assert "infix" not in mathml("rate d_model^-0.5 min(step^-0.5, step 4000^-1.5)")
     assert "<msqrt>" in mathml("sqrt(d_k)") and "<msubsup>" in mathml("W_i^Q")
     assert '<mover accent="true"><mi>α</mi>' in mathml("alpha_bar")
+    assert mathml("d^-3/4") == mathml("d^{-3/4}").replace("{", "").replace("}", "")
     assert "<msup><mi>d</mi>" not in mathml("d_model^-0.5") and "<mo>−</mo>" in mathml("d_model^-0.5")
+
+
+def test_a_place_has_a_whole_hint():
+    assert hinted("Sec. 3.3, Eq. (2): FFN(x) = max(0, x) W, of all positions.", "eq-2") == typeset("FFN(x) = max(0, x) W")
+    assert hinted("Fig. 1: a net (Rumelhart et al. 1986), and more", "fig-1") == "a net (Rumelhart et al. 1986)"
 
 
 def test_notes_stand_at_their_lines():

@@ -72,7 +72,7 @@ def chart(title: str, axis: str, ours: Sequence[Curve], paper: float | None, of:
         )
     for x in ticks(x0, x1):
         where = "end" if px(x) > W - 40 else "middle"
-        out.append(f'<text x="{px(x):.1f}" y="{H - 7}" style="text-anchor:{where}">{x:,g}</text>')
+        out.append(f'<text x="{px(x):.1f}" y="{H - 7}" style="text-anchor:{where}">{x:,.9g}</text>')
     for x, y in ours:
         points = " ".join(f"{px(a):.1f},{py(b):.1f}" for a, b in zip(x, y, strict=True))
         out.append(f'<polyline class="ours" points="{points}"/>')

@@ -38,7 +38,7 @@ class Note:
 @dataclass
 class Row:
     notes: list[Note]
-    lines: list[tuple[int, Markup, str]]  # number, code, keys of the places
+    lines: list[tuple[int, Markup, str, int]]  # number, code, keys of the places, spaces before it
 
 
 def _docstrings(source: str) -> list[Note]:
@@ -104,10 +104,11 @@ def rows(source: str, found: list[Note], known: set[str]) -> list[Row]:
     for note in found:
         at.setdefault(note.line, []).append(note)
     result: list[Row] = []
-    for n, line in enumerate(shown, 1):
+    for n, (line, plain) in enumerate(zip(shown, source.splitlines(), strict=True), 1):
+        indent = len(plain) - len(plain.lstrip())
         if n == 1 or n in at:
             result.append(Row(at.get(n, []), []))
-        result[-1].lines.append((n, Markup(COMMENT.sub(comment, line)), " ".join(dict.fromkeys(keys.get(n, [])))))
+        result[-1].lines.append((n, Markup(COMMENT.sub(comment, line)), " ".join(dict.fromkeys(keys.get(n, []))), indent))
     return result
 
 
@@ -120,6 +121,9 @@ def said(note: Note, known: set[str]) -> Markup:
             out.append(f"<p><b>{lines[0].strip()}</b></p><ul>{''.join(_items(lines[1:]))}</ul>")
         elif lines[0].startswith("    "):
             out.append(f"<pre>{escape(re.sub(r'(?m)^    ', '', part))}</pre>")
+        elif lines[0].startswith("Shapes:"):
+            parts = " ".join(re.sub(r"(?<=[^:\s])\s{3,}", ", ", part).split()).split(", ")  # D d_model is no product
+            out.append(f"<p>{', '.join(typeset(p) if '=' in p else ' '.join(map(typeset, p.split())) for p in parts)}</p>")
         else:
             out.append(f"<p>{typeset(' '.join(line.strip() for line in lines))}</p>")
     return Markup(linked("".join(out), known))

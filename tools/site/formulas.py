@@ -7,16 +7,18 @@ LETTERS = "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi p
 GREEK = dict(zip(LETTERS.split(), "αβγδεζηθκλμνξπρστφχψω", strict=True))
 GREEK |= {"Delta": "Δ", "Theta": "Θ", "Sigma": "Σ", "sum": "∑", "prod": "∏", "infinity": "∞"}
 ACCENTS = {"bar": "¯", "hat": "^", "tilde": "~"}
-SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "||": "∥", "...": "…"}
-NAMES = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN SA Var Concat Attention"
-FUNCTIONS = NAMES.split()
+SIGNS = {"*": "·", "-": "−", "->": "→", "<=": "≤", ">=": "≥", "!=": "≠", "~": "∼", "+-": "±", "||": "∥", "...": "…", ".": "·"}
+NAMES = "sqrt softmax sigmoid max min log exp tanh sin cos ln tr det LayerNorm LN MSA MLP FFN PE SA Var Concat Attention"
+FUNCTIONS = [*NAMES.split(), "Sublayer", "Dropout"]
 TOKEN = re.compile(r"\s*(\|\||->|<=|>=|!=|\+-|\.\.\.|\d+(?:[.,]\d+)*|[A-Za-z]+'*|\S)")
-LETTER = rf"(?:d?[A-Za-z]|{'|'.join(GREEK)}|net)'*"
-SUFFIX = r"(?:_(?:[A-Za-z0-9]+|\{[^}]*\}))?(?:\^-?(?:[A-Za-z0-9.]+|\{[^}]*\}|\())?"
-PIECE = rf"(?<![A-Za-z])(?:{'|'.join(FUNCTIONS)}|\d+(?:[.,]\d+)*%?|\d*{LETTER}{SUFFIX}|\d+\^\(?)(?![A-Za-z])"
+LETTER = rf"(?:d?[A-Za-z]|{'|'.join(GREEK)}|net|head|pos|(?:step|rate)(?!_))'*"
+SUFFIX = r"(?:_(?:[A-Za-z0-9]+|\{[^}]*\}|\())?(?:\^-?(?:[A-Za-z0-9.]+|\{[^}]*\}|\())?"
+PIECE = rf"(?:(?:{'|'.join(FUNCTIONS)}){SUFFIX}|\d+(?:[.,]\d+)*%?|\d*{LETTER}{SUFFIX}|\d+\^\(?)"
+PIECE = rf"(?<![A-Za-z]){PIECE}(?:(?<=\()|(?![A-Za-z]))"
 WORD = re.compile(rf"[(\[{{|-]*(?:{PIECE}[()\[\]{{}}|*/^,;=+-]*)*[)\]}}|]*(?:\^-?[\w.]+)?[,;:.]*")
-OPERATOR = re.compile(r"[-+*/=<>~|]|->|<=|>=|!=|\+-|\.\.\.[,;]?")
+OPERATOR = re.compile(r"[-+*/=<>~|.]|->|<=|>=|!=|\+-|\.\.\.[,;]?")
 STRONG = re.compile(rf"=|\^|\b{LETTER}_[A-Za-z0-9{{]|sqrt\(|\S [+~] \S")
+LONG = 30  # letters of a formula that may take more than a line
 PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -24,7 +26,7 @@ class _Reader:
     """Recursive descent over the tokens of one formula."""
 
     def __init__(self, text: str) -> None:
-        self.tokens, self.at = TOKEN.findall(text), 0
+        self.tokens, self.at = TOKEN.findall(re.sub(r"\^(-?\d+/\d+)", r"^{\1}", text)), 0
 
     def next(self) -> str:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
@@ -36,7 +38,8 @@ class _Reader:
     def row(self, end: str = "") -> str:
         parts = []
         while self.next() and self.next() != end:
-            parts.append(self.scripted())
+            space = '<mspace width="0.3em"/>' * bool(parts and self.next()[0].isdigit() and "<mo>" not in parts[-1][:4])
+            parts.append(space + self.scripted())
         return f"<mrow>{''.join(parts)}</mrow>"
 
     def inside(self, opening: str) -> str:
@@ -78,19 +81,29 @@ class _Reader:
             return f"<mn>{word}</mn>"
         if word[0].isalpha():
             name = word.rstrip("'")
-            shown = GREEK.get(name, name) + "′" * (len(word) - len(name))
+            shown, primes = GREEK.get(name, name), '<mo lspace="0" rspace="0">′</mo>' * (len(word) - len(name))
             if name in ("sum", "prod"):
                 return f"<mo>{shown}</mo>"
             if len(name) == 2 and name[0] == "d" and name[1].isupper():
                 return f"<mrow><mi>d</mi><mi>{shown[1:]}</mi></mrow>"
-            space = '<mspace width="0.17em"/>' * (name in FUNCTIONS and self.next()[:1].isalnum())
-            return f"<mi>{shown}</mi>{space}"  # one letter leans, a word stands: MathML's own rule
+            space = '<mspace width="0.17em"/>' * ((name in FUNCTIONS or len(shown) > 2) and self.next()[:1].isalnum())
+            base = f"<mi>{shown}</mi>"  # one letter leans, a word stands: MathML's own rule
+            return (f"<mrow>{base}{primes}</mrow>" if primes else base) + space
         return f"<mo>{escape(SIGNS.get(word, word))}</mo>"
 
 
 def mathml(text: str) -> str:
-    """One formula, `text` of it kept for those who copy or listen."""
-    return f'<math aria-label="{escape(text)}">{_Reader(text).row()}</math>'
+    """One formula, its text kept for those who copy or listen. A long one is in parts, between which a line may end."""
+    parts: list[str] = []
+    for word in text.split(" "):
+        whole = parts and len(text) > LONG and balanced(parts[-1]) and not OPERATOR.fullmatch(parts[-1].split()[-1])
+        if not parts or (whole and re.match(r"[=+]|[a-z]{3,}\(", word)):
+            parts.append(word)
+        else:
+            parts[-1] += f" {word}"
+    rows = [_Reader(part).row() for part in parts]
+    rows[1:] = [re.sub("^<mrow><mo>", '<mrow><mo form="infix">', row) for row in rows[1:]]
+    return " ".join(f'<math aria-label="{escape(part)}">{row}</math>' for part, row in zip(parts, rows, strict=True))
 
 
 def balanced(text: str) -> bool:
@@ -118,10 +131,10 @@ def spans(text: str) -> list[tuple[int, int]]:
             ends = not OPERATOR.fullmatch(words[j][2])
             if ends and balanced(line) and STRONG.search(line):
                 best = j + 1
-            if re.search(r"[,;:.]$", line) and balanced(line) and not re.search(r"\.\.\.[,;]?$", line):
+            if re.search(r"[,;:.]$", line) and balanced(line) and not re.search(r"( \.|\.\.\.[,;]?)$", line):
                 break
             j += 1
-        if best:
+        if best and not any(re.fullmatch(r"[-+*/=]", word) for *_, word in words[best : best + 1]):  # else it is cut in two
             start, end = words[i][0], words[best - 1][1]
             end -= len(text[start:end]) - len(text[start:end].rstrip(",;:."))
             found.append((start, end))

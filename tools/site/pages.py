@@ -1,5 +1,6 @@
 """The pages of the site: one for each paper, the start page, and the index that its search reads."""
 
+import functools
 import json
 import re
 from collections import Counter
@@ -18,7 +19,7 @@ from tools.grids import Row, by_table, claim_rows, title
 from tools.repository import heading
 from tools.site import charts
 from tools.site.code import Note, linked, notes, rows, said
-from tools.site.formulas import typeset
+from tools.site.formulas import balanced, typeset
 from tools.site.places import covers, name, order, places
 from tools.tables import SIGNS, counted, found, of_paper, tally
 
@@ -48,7 +49,7 @@ class Paper:
     claims: list[Row]
     lost: list[str] = field(default_factory=list)  # marks that point nowhere, one line each
 
-    @property
+    @functools.cached_property
     def known(self) -> set[str]:
         """The places that code, notes or claims name: the page's table of places has them all."""
         named = [key for mine in self.notes.values() for note in mine for key in note.places]
@@ -101,7 +102,7 @@ def places_table(paper: Paper) -> list[tuple[str, list[dict]]]:
         at = [(file, n) for file in FILES for n in paper.notes[file] if key in n.places]
         spots = [{"href": f"#{file[:-3]}-{n.line}", "text": f"{file[:-3]} {n.line}"} for file, n in at]
         quoted = [i for i, quote in enumerate(paper.quotes, 1) if key in places(quote)]
-        claims = sum(key in places(row.claim.source) for row in paper.claims)
+        claims = [anchor(of) for of, mine in by_table(paper.claims).items() for row in mine if key in places(row.claim.source)]
         hint = next((h for _, n in at if (h := hinted(n.text, key))), "")
         entry = {"key": key, "name": name(key), "spots": spots, "quoted": quoted, "claims": claims, "hint": hint}
         kinds.setdefault(
@@ -113,8 +114,10 @@ def places_table(paper: Paper) -> list[tuple[str, list[dict]]]:
 def hinted(text: str, key: str) -> Markup:
     """The first words said of a place, after its name and a colon."""
     words = "|".join(re.escape(each) for each in (name(key), name(key).replace("(", "").replace(")", "")))
-    said = re.search(rf"(?:{words}): ([^:;]+?)(?:[.;:,] |[.;:]?$)", " ".join(text.split()))
-    return Markup(typeset(said[1])) if said and len(said[1]) <= 64 else Markup("")
+    said = re.search(rf"(?:{words}): ([^:;]+)", " ".join(text.split()))
+    parts = re.split(r"(?<=[^.][.,])(?<!Eq\.) ", said[1].strip()) if said else []
+    hints = (" ".join(parts[:n]).rstrip(".,") for n in range(1, len(parts) + 1))
+    return Markup(next((typeset(hint) for hint in hints if balanced(hint) and len(hint) <= 64), ""))
 
 
 def markdown(paper: Paper, text: str) -> Markup:
@@ -123,11 +126,15 @@ def markdown(paper: Paper, text: str) -> Markup:
     html = MARKDOWN.render(text)
 
     def image(m: re.Match) -> str:
+        if not (ROOT / "papers" / paper.folder / m[1]).exists():
+            paper.lost.append(f"{m[1]}: no such picture")
+            return f"<em>{m[2] or m[1]}</em>"
         with Image.open(ROOT / "papers" / paper.folder / m[1]) as picture:
             width, height = picture.size
         file = f"figures/{paper.folder}/{Path(m[1]).name}"
         size = f'width="{width}" height="{height}" loading="lazy"'
-        return f'<a class="figure" href="{file}"><img src="{file}" alt="{m[2]}" {size}></a>'
+        broad = " broad" * (width > 2.5 * height)
+        return f'<a class="figure{broad}" href="{file}"><img src="{file}" alt="{m[2]}" {size}></a>'
 
     def link(m: re.Match) -> str:
         other = re.fullmatch(r"(?:\.\./)*(?:papers/)?(\w+)/README\.md(?:#.*)?", m[1])
@@ -146,6 +153,11 @@ def markdown(paper: Paper, text: str) -> Markup:
 def retypeset(text: str) -> str:
     """Text between tags, its formulas set."""
     return typeset(unescape(text)) if re.search(r"[=^_~+]|sqrt", text) else text
+
+
+def anchor(key: tuple[str, str]) -> str:
+    """Of a table of `by_table`."""
+    return "claims-" + re.sub(r"\W+", "-", title(*key).lower()).strip("-")
 
 
 def results(paper: Paper) -> list[dict]:
@@ -170,9 +182,8 @@ def results(paper: Paper) -> list[dict]:
                 drawn.add((row.name, ""))
                 metric, drawing = charts.of_run(row.mine[0])
                 pictures += [(row.name, f"{metric}, seed {row.mine[0]['seed']}", drawing)] * bool(drawing)
-        anchor = re.sub(r"\W+", "-", title(*key).lower()).strip("-")
         summary = f"{counted(len(mine), 'claims')}: {tally(mine)}"
-        parts.append({"title": title(*key), "id": f"claims-{anchor}", "summary": summary, "lines": lines, "charts": pictures})
+        parts.append({"title": title(*key), "id": anchor(key), "summary": summary, "lines": lines, "charts": pictures})
     return parts
 
 
@@ -189,7 +200,7 @@ def page(paper: Paper, others: list[Paper]) -> str:
         ]
         files.append({"name": file, "id": file[:-3], "rows": shown})
     sections = [(part, less_generated(paper.parts[part])) for part in SECTIONS if part in paper.parts]
-    parts = [(part, part.lower().replace(" ", "-"), markdown(paper, text)) for part, text in sections]
+    parts = [(part, part.lower().replace(" ", "-"), markdown(paper, text)) for part, text in sections if text.strip()]
     return ENVIRONMENT.get_template("paper.html").render(
         paper=paper, files=files, places=places_table(paper), results=results(paper), others=others,
         intro=markdown(paper, paper.intro), found=markdown(paper, found(paper.folder)),

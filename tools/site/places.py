@@ -1,12 +1,13 @@
 """Places in a paper, as comments and notes name them: "Eq. (3)", "Secs. 5.1 and 5.2", "Table 6", "Appendix C"."""
 
+import functools
 import re
 from collections.abc import Iterator
 
 KINDS = {"Sec": "Section", "Eq": "Equation", "Table": "Table", "Fig": "Figure", "Appendix": "Appendix", "Algorithm": "Algorithm"}
 SHORT = {"Sec": "Sec. {}", "Eq": "Eq. ({})", "Table": "Table {}", "Fig": "Fig. {}", "Appendix": "App. {}", "Algorithm": "Alg. {}"}
 NUMBER = r"\(?((?:\d+|[IVX]+|[A-Z])(?:\.(?:\d+|[A-Z]))*)[a-d]?\b\)?"
-HEAD = r"\b(Secs?\.|Sections?|Eqs?\.|Equations?|Tables?|Figs?\.|Figures?|Appendix|Appendices|Algorithms?|Alg\.) ?"
+HEAD = r"\b(Secs?\.|Sections?|Eqs?\.|Equations?|Tables?|Figs?\.|Figures?|[Aa]ppendix|Appendices|Algorithms?|Alg\.) ?"
 MARK = re.compile(HEAD + NUMBER)
 MORE = re.compile(r"(,? and |, | to |-|–)" + NUMBER)
 ELSEWHERE = re.compile(r"(et al\.[^.;]{0,12},? |\)\), |[a-z]\", )$")  # of another paper
@@ -17,14 +18,14 @@ def marks(text: str) -> Iterator[tuple[int, int, str]]:
     for found in MARK.finditer(text):
         if ELSEWHERE.search(text[: found.start()]):
             continue
-        kind = next(k for k in KINDS if found[1].startswith(k[:3]))
+        kind = next(k for k in KINDS if found[1].capitalize().startswith(k[:3]))
         several = found[1].rstrip(".").endswith(("s", "ces"))
         number = found[2]
         yield found.start(), found.end(), f"{kind}-{number}".lower()
         end = found.end()
         while more := MORE.match(text, end):
             other = more[2]
-            if not several and (kind not in ("Sec", "Appendix") or "." not in other):
+            if number[0].isdigit() != other[0].isdigit() or not (several or (kind in ("Sec", "Appendix") and "." in other)):
                 break
             if more[1] in (" to ", "-", "–") and number.isdigit() and other.isdigit():
                 for n in range(int(number) + 1, min(int(other), int(number) + 40)):
@@ -33,6 +34,7 @@ def marks(text: str) -> Iterator[tuple[int, int, str]]:
             number, end = other, more.end()
 
 
+@functools.cache
 def places(text: str) -> list[str]:
     """The keys of the places that a text names, once each, in its order."""
     return list(dict.fromkeys(key for *_, key in marks(text)))

@@ -3,7 +3,6 @@
 const all = (q, of = document) => [...of.querySelectorAll(q)];
 const root = document.documentElement;
 const kept = (() => { try { return localStorage; } catch { return {}; } })();  // a file: page may have none
-if (kept.theme) root.dataset.theme = kept.theme;
 const asked = new URLSearchParams(location.search);
 if (asked.get("theme")) root.dataset.theme = asked.get("theme");
 
@@ -12,6 +11,8 @@ function theme() {
   root.dataset.theme = kept.theme = dark ? "light" : "dark";
 }
 document.getElementById("theme").addEventListener("click", theme);
+
+addEventListener("load", () => all("img").forEach(i => { i.loading = "eager"; }));  // the text first; then what a print may need
 
 // Without a font for formulas what is below a letter would stand beside it.
 const sub = document.querySelector("msub");
@@ -38,17 +39,18 @@ function show(key, move = true) {
   all(`.mark[data-key="${CSS.escape(key)}"]`).forEach(m => m.classList.add("on"));
   if (move) go(0);
 }
-all(".mark").forEach(m => m.addEventListener("click", () => show(m.dataset.key)));
+all(".mark").forEach(m => m.addEventListener("click", () => { history.pushState(null, "", "#" + m.dataset.key); show(m.dataset.key); }));  // Back leads back
 function arrived() {
   const entry = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  entry?.closest("details")?.setAttribute("open", "");
+  [entry?.closest("details"), entry?.nextElementSibling].forEach(e => { if (e?.matches("details")) e.open = true; });
   const mark = entry?.querySelector?.(":scope > .mark");
   if (mark) show(mark.dataset.key, false);
 }
 addEventListener("hashchange", arrived);
 if (asked.get("show")) show(asked.get("show")); else arrived();
 
-// Copy a file as it is.
+// Copy a file as it is; what is selected from the code on has no notes in it.
+addEventListener("pointerdown", e => root.classList.toggle("selecting", !!e.target.closest(".right")));
 all(".copy").forEach(b => b.addEventListener("click", async () => {
   const text = all(`.file[data-file="${b.dataset.file}"] .l`).map(l => l.textContent).join("");
   try { await navigator.clipboard.writeText(text); }
@@ -111,12 +113,12 @@ async function search() {
 }
 if (query) {
   query.addEventListener("input", search);
-  if (asked.get("q")) { query.value = asked.get("q"); search(); }
+  if (asked.has("q")) { query.value = asked.get("q"); query.focus(); search(); }
 }
 addEventListener("keydown", e => {
   if (e.target.matches("input, textarea") || e.ctrlKey || e.metaKey || e.altKey) { if (e.key === "Escape") e.target.blur(); return; }
   if (e.key === "/" && query) { e.preventDefault(); query.focus(); }
-  else if (e.key === "/") location.href = "index.html";
+  else if (e.key === "/") location.href = "index.html?q=";
   else if (e.key === "t") theme();
   else if (e.key === "j") go(now + 1);
   else if (e.key === "k") go(now - 1);
