@@ -35,7 +35,7 @@ class Config:
     """Hyper-parameters of Sec. 6.1."""
 
     methods: tuple[str, ...] = ("adagrad", "nesterov", "adam")
-    alphas: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    alphas: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     """Of each method (the paper's grid is not given)."""
     decayed: tuple[str, ...] = ("adagrad", "nesterov", "adam")
     """Whose stepsize is divided by sqrt(t)."""
