@@ -220,9 +220,9 @@ class TensorBoard:
         self.tracker.log({name: value for name, value in row.items() if name not in ("step", "time")}, self.step)
 
     def figure(self, name: str, path: Path) -> None:
-        from torchvision.io import decode_image
+        from matplotlib.image import imread
 
-        self.tracker.writer.add_image(f"figures/{name}", decode_image(str(path)))
+        self.tracker.writer.add_image(f"figures/{name}", imread(path), dataformats="HWC")
 
     def finish(self, summary: dict[str, Any] | None, exit_code: int = 0) -> None:
         self.tracker.log({f"result/{name}": value for name, value in (summary or {}).items()}, self.step)

@@ -23,7 +23,7 @@ FLOORS = [  # of common: an import goes down
 WIDE = {  # files beyond the limit, and theirs
 }  # fmt: skip
 TOTALS = {
-    "common": (3630, 174846),
+    "common": (3630, 174850),
     "tools": (1677, 83254),
     "site": (810, 39329),
 }  # lines, bytes: to shrink to 2,800, 140,000, 700 besides new commands
