@@ -47,7 +47,8 @@ def of_run(folder: Path) -> nn.Module:
         record = folder / "result.json"
         if several and not record.exists():
             raise BadInput(f"the run in {folder} has not ended, and learns with several rates: wait for the best")
-        name = f"model_lr{json.loads(record.read_text(encoding="utf-8"))['metrics']['chosen_lr']:g}" if several else "model"
+        found = json.loads(record.read_text(encoding="utf-8"))["metrics"] if several else {}
+        name = f"model_lr{found['chosen_lr']:g}" if several else "model"
         net = Spans(bert) if isinstance(config, Squad) else Classifier(bert, TASKS[config.task].classes)
     directory.restore(folder, {"model": learned[name]}, {"model": net})
     return net.eval()
