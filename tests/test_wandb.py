@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import wandb as library
 from PIL import Image
 
 from common import track
@@ -33,6 +34,7 @@ def one(mine, monkeypatch):
 
 def stored(folder):
     """Of each offline run: name -> (its run record, its rows, its summary)."""
+    library.teardown()  # its service writes files beside this process: they are whole when it has ended
     found = [entries(path) for path in folder.glob("published/wandb/offline-run-*/run-*.wandb")]
     return {run.display_name: (run, history, summary) for run, history, summary in found}
 
