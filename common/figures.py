@@ -56,7 +56,7 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 
 def png(figure: "Figure | Tensor", title: str, description: str) -> bytes:
-    """A matplotlib figure, or a picture (3, H, W) or (H, W) of values in [0, 1] pixel by pixel, as a PNG that says what it is."""
+    """A matplotlib figure, or a picture (3, H, W) or (H, W) of values in [0, 1], or a moving one (n, 3, H, W), as a PNG."""
     file = io.BytesIO()
     if not isinstance(figure, Tensor):
         figure.savefig(file, dpi=150, bbox_inches="tight", metadata={"Title": title, "Description": description})
@@ -67,5 +67,6 @@ def png(figure: "Figure | Tensor", title: str, description: str) -> bytes:
     about = PngInfo()
     about.add_text("Title", title)
     about.add_text("Description", description)
-    to_pil_image(figure.detach().float().clamp(0, 1).cpu()).save(file, "PNG", pnginfo=about)
+    first, *others = [to_pil_image(each) for each in figure.detach().float().clamp(0, 1).cpu().view(-1, *figure.shape[-3:])]
+    first.save(file, "PNG", pnginfo=about, save_all=bool(others), append_images=others, duration=100)
     return file.getvalue()

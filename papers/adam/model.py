@@ -5,17 +5,15 @@ Implemented: Algorithm 1 and Algorithm 2 (AdaMax), and what the paper compares o
 and with Nesterov's (I. Sutskever et al., ICML 2013), AdaGrad (J. Duchi et al., JMLR 2011), RMSProp (T. Tieleman, G. Hinton,
 lecture 6.5, 2012), AdaDelta (M. Zeiler, arXiv:1212.5701), AMSGrad (S. Reddi et al., ICLR 2018), AdamW (I. Loshchilov, F. Hutter,
 ICLR 2019). Schedules as functions of the update's number: `inverse_sqrt` (Sec. 4), `cosine` and `restarts` (Loshchilov, Hutter,
-ICLR 2017). The net of Sec. 6.1, `Softmax`, for many stepsizes side by side.
-Not here: temporal averaging (Sec. 7.2), sparse gradients.
-
-Shapes:  T nets side by side, of which a stepsize is one number each   B batch   D inputs   K classes
+ICLR 2017).
+Not here: temporal averaging (Sec. 7.2), sparse gradients. The nets of Sec. 6: nets.py.
 """
 
 import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 EPSILON = 1e-8
 
@@ -25,12 +23,12 @@ class Method(torch.optim.Optimizer):
 
     A subclass has `start`, the names of what it keeps of each weight, zeros in the beginning, and `change`.
 
-    alpha: a number, or (T,), one for each of T nets whose weights are stacked, (T, ...).
+    alpha, settings: numbers, or (T,), one for each of T nets whose weights are stacked, (T, ...).
     """
 
     start: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, params: Any, alpha: float | Tensor = 0.001, **settings: float) -> None:
+    def __init__(self, params: Any, alpha: float | Tensor = 0.001, **settings: float | Tensor) -> None:
         super().__init__(params, {"alpha": alpha, **self.defaults_of(), **settings})
 
     @classmethod
@@ -40,21 +38,24 @@ class Method(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
-            settings = {name: value for name, value in group.items() if name not in ("params", "alpha")}
             for theta in group["params"]:
                 if theta.grad is None:
                     continue
-                state, alpha = self.state[theta], group["alpha"]
+                state = self.state[theta]
                 for name in self.start if not state else ():
                     state[name] = torch.zeros_like(theta)
                 state["t"] = state.get("t", 0) + 1
-                if isinstance(alpha, Tensor) and alpha.dim():
-                    alpha = alpha.to(theta).view(-1, *[1] * (theta.dim() - 1))
-                theta.add_(self.change(alpha, theta.grad, state, theta, **settings))
+                settings = {name: of_net(value, theta) for name, value in group.items() if name != "params"}
+                theta.add_(self.change(settings.pop("alpha"), theta.grad, state, theta, **settings))
 
     def change(self, alpha: float | Tensor, g: Tensor, state: dict, theta: Tensor, **settings: float) -> Tensor:
         """What is added to theta; the state moves on."""
         raise NotImplementedError
+
+
+def of_net(value: float | Tensor, theta: Tensor) -> float | Tensor:
+    """(T,) as it multiplies (T, ...); numbers as they are."""
+    return value.to(theta).view(-1, *[1] * (theta.dim() - 1)) if isinstance(value, Tensor) and value.dim() else value
 
 
 class SGD(Method):
@@ -139,6 +140,15 @@ class Adam(Method):
         return -alpha * m_hat / (v_hat.sqrt() + EPSILON)
 
 
+class Uncorrected(Adam):
+    """Sec. 6.4: without the correction of the two means, as RMSProp with momentum is."""
+
+    def change(self, alpha, g, state, theta, b1, b2):
+        m = state["m"].lerp_(g, 1 - b1)
+        v = state["v"].mul_(b2).addcmul_(g, g, value=1 - b2)
+        return -alpha * m / (v.sqrt() + EPSILON)
+
+
 class AdaMax(Adam):
     """Algorithm 2: the infinity norm in place of the second moment."""
 
@@ -176,7 +186,7 @@ class AdamW(Adam):
 
 METHODS = {
     "sgd": SGD, "momentum": Momentum, "nesterov": Nesterov, "adagrad": AdaGrad, "rmsprop": RMSProp, "adadelta": AdaDelta,
-    "adam": Adam, "adamax": AdaMax, "amsgrad": AMSGrad, "adamw": AdamW,
+    "adam": Adam, "uncorrected": Uncorrected, "adamax": AdaMax, "amsgrad": AMSGrad, "adamw": AdamW,
 }  # fmt: skip
 
 
@@ -193,23 +203,14 @@ def cosine(t: int, total: int) -> float:
     return (1 + math.cos(math.pi * min(t - 1, total) / total)) / 2
 
 
+def drops(t: int, total: int) -> float:
+    """A fifth after 30 %, 60 % and 80 % of the updates, as SGDR's wide residual nets had it."""
+    return 0.2 ** sum(t > share * total for share in (0.3, 0.6, 0.8))
+
+
 def restarts(t: int, first: int, times: int = 2) -> float:
     """SGDR's Eq. 5: a cosine of `first` updates, then another that is `times` as long, and so on."""
     start = t - 1
     while start >= first:
         start, first = start - first, first * times
     return cosine(start + 1, first)
-
-
-class Softmax(nn.Module):
-    """Sec. 6.1: multi-class logistic regression, T of them, all from zero."""
-
-    def __init__(self, nets: int, inputs: int = 784, classes: int = 10) -> None:
-        super().__init__()
-        self.W = nn.Parameter(torch.zeros(nets, classes, inputs))
-        self.b = nn.Parameter(torch.zeros(nets, classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, D) -> logits (T, B, K)."""
-        T, K, D = self.W.shape
-        return (x @ self.W.view(T * K, D).T).view(-1, T, K).transpose(0, 1) + self.b[:, None]
