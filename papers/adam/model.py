@@ -136,8 +136,10 @@ class Adam(Method):
         t = state["t"]
         m = state["m"].lerp_(g, 1 - b1)  # the first moment
         v = state["v"].mul_(b2).addcmul_(g, g, value=1 - b2)  # the second, raw
-        m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)  # Sec. 3
-        return -alpha * m_hat / (v_hat.sqrt() + EPSILON)
+        # alpha m_hat / (sqrt(v_hat) + epsilon), m_hat = m / (1 - b1^t), v_hat = v / (1 - b2^t), in Sec. 2's cheaper order
+        root = math.sqrt(1 - b2**t)
+        below = v.sqrt().add_(EPSILON * root)
+        return torch.div(m, below, out=below).mul_(-alpha * (root / (1 - b1**t)))
 
 
 class Uncorrected(Adam):
