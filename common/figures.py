@@ -1,4 +1,4 @@
-"""Pictures of a run, and how they are kept."""
+"""Pictures of a run, as PNG files."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float], str]], levels: Mapping[str, float], **axes: Any) -> "Figure":
-    """Curves of a run beside the paper's values.
+    """Curves beside the paper's values.
 
     Args:
         lines: label -> (x, y, style); what is not solid is thin.
