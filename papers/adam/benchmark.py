@@ -1,6 +1,6 @@
 """Updates per second of our optimisers and of torch's, on the weights of Sec. 6.2's multilayer perceptron.
 
-    make benchmark-adam       # all in one process, in alternating blocks, one thread; a minute on a CPU
+make benchmark-adam       # all in one process, in alternating blocks, one thread; a minute on a CPU
 """
 
 import torch

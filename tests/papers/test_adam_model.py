@@ -6,8 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from papers.adam.model import METHODS, Adam, AdaMax, Momentum, Uncorrected, cosine, drops, inverse_sqrt, restarts
-from papers.adam.nets import MLP, VAE, Side, Softmax, bag, bounded
+from papers.adam.model import (
+    METHODS,
+    MLP,
+    VAE,
+    Adam,
+    AdaMax,
+    Momentum,
+    Side,
+    Softmax,
+    Uncorrected,
+    bag,
+    bounded,
+    cosine,
+    drops,
+    inverse_sqrt,
+    restarts,
+)  # fmt: skip
 
 D = torch.float64
 
