@@ -236,7 +236,7 @@ REDDI = [
 ]  # fmt: skip
 COSTS = {"figures": ("costs",), "log_every": 468}
 SMALL = Config(
-    net="mlp", hidden=(100,), methods=("adam", "adamw"), schedules=("cosine",), alphas=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    net="mlp", hidden=(100,), methods=("adam", "adamw"), schedules=("cosine",), alphas=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     decays=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), passes=50, measured=(10, 20), train_size=5000,
     judged="held-out",
 )  # fmt: skip
