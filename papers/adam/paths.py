@@ -35,7 +35,7 @@ SURFACES = {
 class Surfaces:
     """Stepsizes are in `SURFACES`."""
 
-    updates: int = 400
+    updates: int = 320
 
     def __post_init__(self) -> None:
         at_least_one(self, "updates")
@@ -79,9 +79,12 @@ def draw(run: Run[Surfaces], keys: list[str]) -> None:
         x, y = torch.meshgrid(*(torch.linspace(*side, 200) for side in sides), indexing="xy")
         axes.contour(x, y, (f(x, y) - f(x, y).min() + 0.01).log(), 20, cmap="Greys_r", linewidths=0.5)
         axes.plot(*start, "ko")
-        lines |= {f"{name}_{method}": axes.plot([], [], label=f"{method}, {alpha:g}")[0] for method, alpha in methods.items()}
+        lines |= {
+            f"{name}_{method}": axes.plot([], [], marker="o", markevery=[-1], label=f"{method}, {alpha:g}")[0]
+            for method, alpha in methods.items()
+        }
         axes.set(title=name, xlim=sides[0], ylim=sides[1])
-        axes.legend(fontsize="x-small", loc="upper left")
+        axes.legend(fontsize="x-small", loc="lower right")
     curves, frames = run.curves("updates", *(f"{axis}_{key}" for key in keys for axis in "xy")), []
     for frame in range(1, len(curves["updates"]) + 1):
         for key, line in lines.items():

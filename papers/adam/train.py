@@ -283,8 +283,8 @@ EXPERIMENTS = {
         claims=REDDI, figures=("points",), log_every=100, precision={"cpu": "fp64", "cuda": "fp64"}, per_sample=True,
     ),
     "paths": Experiment(
-        Surfaces(), kind="scaled", source="Sec. 5", cap="400 updates", cost="1 min on one CPU core",
-        figures=("paths",), log_every=16,
+        Surfaces(), kind="scaled", source="Sec. 5", cap="320 updates", cost="1 min on one CPU core",
+        figures=("paths",), log_every=10,
         note="not in the paper: the ways of seven methods over two surfaces, to look at", per_sample=True,
     ),
     "smoke": Experiment(

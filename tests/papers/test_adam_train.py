@@ -126,7 +126,7 @@ def test_ways_over_surfaces(tmp_path):
     found = record(tmp_path / "adam/paths/seed0")["metrics"]
     assert found["f_valley_adam"] < 4.3 and found["f_saddle_adam"] < 0
     with Image.open(tmp_path / "adam/paths/seed0/figures/paths.png") as picture:
-        assert picture.n_frames == 3 and "adam paths seed 0" in picture.text["Description"]
+        assert picture.n_frames == 5 and "adam paths seed 0" in picture.text["Description"]
 
 
 def test_adam_goes_to_the_worst_point(tmp_path):
