@@ -1,9 +1,9 @@
 """Batch normalization. S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
 Covariate Shift", ICML 2015 (arXiv:1502.03167). This file: MIT licence.
 
-Implemented: Algorithm 1 with its backward pass by hand (Sec. 3), Algorithm 2 (`population`, Sec. 3.1), and the net of Fig. 1 (`Nets`,
-Sec. 4.1). Annex: layer norm (J. L. Ba, J. R. Kiros, G. E. Hinton, arXiv:1607.06450), group norm (Y. Wu, K. He, ECCV 2018) and instance
-norm (D. Ulyanov, A. Vedaldi, V. Lempitsky, arXiv:1607.08022), and a small convolutional net to compare them in.
+Implemented: Algorithm 1 with its backward pass by hand (Sec. 3), Algorithm 2 (`population`, Sec. 3.1), and the net of Fig. 1
+(`Nets`, Sec. 4.1). Annex: layer norm (J. L. Ba, J. R. Kiros, G. E. Hinton, arXiv:1607.06450), group norm (Y. Wu, K. He,
+arXiv:1803.08494), instance norm (D. Ulyanov, A. Vedaldi, V. Lempitsky, arXiv:1607.08022), and a small convolutional net.
 Not here: the paper's Inception.
 
 Shapes:  T nets side by side   B cases of a batch   n_i units of layer i, n_0 inputs   C channels, H W height and width   G groups
@@ -91,7 +91,7 @@ class BatchNorm(Shift):
 
 @torch.no_grad()
 def population(net: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Algorithm 2, lines 8 to 10: of all batch norms the means over these batches of mu and of m / (m - 1) s2 are their statistics now.
+    """Algorithm 2, lines 8 to 10: the statistics of every batch norm become means over these batches, of mu and of m / (m - 1) s2.
 
     They are running averages in which batch k weighs 1 / k. The net is left in evaluation mode.
     """
@@ -181,7 +181,7 @@ class Nets(nn.Module):
 
 
 class ConvNet(nn.Sequential):
-    """3x3 convolutions to these channels, every other with stride 2, each with its norm (bn, gn, ln, in) and a rectifier; a mean; logits."""
+    """3x3 convolutions, every other with stride 2, each with its norm (bn, gn, ln, in) and a rectifier; then a mean, and logits."""
 
     def __init__(self, norm: str, groups: int = 8, channels: Sequence[int] = (16, 16, 32, 32, 64, 64), classes: int = 10) -> None:
         layers: list[nn.Module] = []
