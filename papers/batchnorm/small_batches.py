@@ -13,6 +13,8 @@ from common.options import at_least_one, positive
 from common.run import Run
 from papers.batchnorm.model import CONVOLUTIONAL, ConvNet, population
 
+COLLECTED = 2000  # training images for the population statistics, in batches of the net's own size
+
 
 @dataclass(frozen=True)
 class SmallBatches:
@@ -22,8 +24,8 @@ class SmallBatches:
         *(f"{norm}-{batch}" for batch in (32, 16, 8, 4, 2) for norm in ("bn", "gn")), "ln-32", "in-32",
     )  # fmt: skip
     """Norm (bn, gn, ln, in) and images in a batch; each net learns from the same images in the same order."""
-    images: int = 100_000
-    """So many in all, two passes."""
+    images: int = 50_000
+    """So many in all, one pass."""
     groups: int = 8
     rate: float = 0.1
     """For 32 images, and less in proportion; it falls to 0 in a straight line."""
@@ -79,8 +81,15 @@ def compare(run: Run[SmallBatches]) -> dict[str, float]:
                 optimizers[name].step()
                 optimizers[name].zero_grad()
                 run.log(**{f"train_loss_{name.replace('-', '_')}": loss.detach() * size / of})
-    running = {name: error(run, nets[name], shown, *test) for name in nets}
-    final = {name: statistics(run, name, nets[name], shown, images, test) for name in nets}
+    running = {name: error(run, net, shown, *test) for name, net in nets.items()}
+    final = dict(running)
+    for name, net in nets.items():
+        if name.startswith("bn"):  # Algorithm 2 comes after training
+            size = config.batch(name)
+            draw = shuffled(len(images), size, mix(run.seed, "population"))
+            with run.evaluating(net) as bare:
+                population(bare, (shown(images[draw(k).to(run.device)]) for k in range(min(COLLECTED, len(images)) // size)))
+            final[name] = error(run, net, shown, *test)
     return differences(running, final)
 
 
@@ -112,16 +121,6 @@ def error(run: Run[SmallBatches], net: nn.Module, shown, images: Tensor, labels:
     with run.evaluating(net) as bare:
         wrong = [bare(shown(x)).argmax(1) != y for x, y in zip(images[mine].split(500), labels[mine].split(500), strict=True)]
     return 100 * run.gather(torch.cat(wrong), len(images)).double().mean().item()
-
-
-def statistics(run: Run[SmallBatches], name: str, net: nn.Module, shown, images: Tensor, test: tuple[Tensor, Tensor]) -> float:
-    """The error under Algorithm 2's statistics, of 2,000 training images in batches of the net's own size."""
-    if name.startswith("bn"):
-        size = run.config.batch(name)
-        draw = shuffled(len(images), size, mix(run.seed, "population"))
-        with run.evaluating(net) as bare:
-            population(bare, (shown(images[draw(k).to(run.device)]) for k in range(min(2000, len(images)) // size)))
-    return error(run, net, shown, *test)
 
 
 def differences(running: dict[str, float], final: dict[str, float]) -> dict[str, float]:
