@@ -334,8 +334,8 @@ EXPERIMENTS = {
         per_sample=True,
     ),
     "smoke": Experiment(
-        Config(("plain", "bn"), (0.1, 1.0), (0.1,), 2, 8, steps=40, batch_size=16, evaluate_every=8, validation=64, data="made-up"),
-        kind="smoke", source="Fig. 1", cap="40 updates", cost="1 s", log_every=4, checkpoint_every=0,
+        Config(("plain", "bn"), (0.1, 1.0), (0.1,), 2, 8, steps=24, batch_size=16, evaluate_every=8, validation=64, data="made-up"),
+        kind="smoke", source="Fig. 1", cap="24 updates", cost="1 s", log_every=4, checkpoint_every=0,
     ),
     "smoke-small-batches": Experiment(
         SmallBatches(("bn-8", "bn-4", "gn-4"), 160, data="made-up"), kind="smoke", source="Table 2 of Wu and He", cap="20 updates",
