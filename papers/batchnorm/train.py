@@ -145,7 +145,9 @@ def learn(run: Run[Config]) -> dict[str, float]:
             with run.evaluating(nets) as bare:
                 population(bare, (images[draw(k).to(run.device)] for k in range(min(COLLECTED, config.steps))))
     found = chosen(run, accuracies(run, nets, held), watched)
-    pictures.draw_course(run, [key(config, norm, found) for norm in config.norms])
+    best = [key(config, norm, found) for norm in config.norms]
+    others = {key(config, norm, found, other) for norm in config.norms for other in config.norms} - {*best}
+    pictures.draw_course(run, best, sorted(others))
     return found
 
 
