@@ -25,13 +25,14 @@ class Transform(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        mu = x.mean(axes, keepdim=True)
+        m = x.numel() // gamma.numel()
+        mu = x.sum(axes, keepdim=True).div_(m)  # torch's mean and var are many times slower along such axes
         xhat = x - mu
-        s2 = (xhat * xhat).mean(axes, keepdim=True)  # biased; torch.var is many times slower along such axes
-        inverse = (s2 + EPSILON).rsqrt()
+        s2 = (xhat * xhat).sum(axes, keepdim=True).div_(m)  # biased
+        inverse = (s2 + EPSILON).rsqrt_()
         xhat.mul_(inverse)
         ctx.save_for_backward(xhat, gamma, inverse)
-        ctx.axes, ctx.m = axes, x.numel() // mu.numel()
+        ctx.axes, ctx.m = axes, m
         ctx.mark_non_differentiable(mu, s2)
         return (gamma * xhat).add_(beta), mu, s2
 
@@ -85,7 +86,7 @@ class BatchNorm(Shift):
         m = x.numel() // mu.numel()
         with torch.no_grad():
             self.running_mean.lerp_(mu, self.momentum)
-            self.running_var.lerp_(s2 * (m / max(1, m - 1)), self.momentum)  # the unbiased variance, line 10
+            self.running_var.lerp_(s2 * (m / max(1, m - 1)), self.momentum)  # Algorithm 2, line 10: the unbiased variance
         return y
 
 
