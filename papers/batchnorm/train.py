@@ -314,7 +314,7 @@ def fig_6(batch: int, steps: int, passes: int, cost: str) -> Experiment[Config]:
 
 EXPERIMENTS = {
     "figure1": Experiment(
-        Config(), kind="paper", source="Fig. 1", cap="50,000 updates", cost="15 min on one CPU core", claims=FIGURE_1,
+        Config(), kind="paper", source="Fig. 1", cap="50,000 updates", cost="27 min on one CPU core", claims=FIGURE_1,
         figures=("course",), log_every=500,
     ),
     "rates": Experiment(
