@@ -39,6 +39,8 @@ OPTIONS = [  # with tensors of their own
     ("backprop", "smoke", "--task", "encoder", "--hidden", 3, "--direct", "False", "--sweeps", 10),
     ("backprop", "smoke", "--task", "family-trees", "--hidden", 0, "--direct", "False", "--held-out", 4, "--dead-zone"),
     ("backprop", "smoke", "--task", "t-or-c", "--hidden", 2, "--direct", "False", "--sweeps", 10),
+    ("batchnorm", "smoke", "--norms", "ln", "--optimizer", "adam", "--rates", 0.01, "--activation", "relu", "--steps", 8),
+    ("batchnorm", "smoke-small-batches", "--nets", "ln-4", "in-8", "--images", 32),
     ("bert", "smoke", "--epochs", 1, "--rates", 1e-3, 1e-4, "--optimizer", "adamw"),
     ("bert", "smoke-pretraining", "--steps", 4, "--no-next-sentence", "--kinds", 0, 0, 1),
     ("clip", "smoke", "--compare", "objectives", "--among", 5, "--steps", 2, "--evaluate-every", 1),
