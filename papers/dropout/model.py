@@ -74,7 +74,7 @@ class Net(nn.Module):
 
 
 def monte_carlo(net: Net, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Sec. 7.5: what one thinned net says, drawn anew for each case; their mean over k is what weight scaling stands for: (B, K)."""
+    """Sec. 7.5: P(class) by one thinned net, drawn anew for each case: (B, K). Weight scaling stands for the mean over many."""
     return net(x, net.masks(len(x), generator)).softmax(1)
 
 

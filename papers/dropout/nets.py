@@ -14,7 +14,7 @@ from papers.dropout.model import Net
 
 
 def digits(run: Run[Any], images: int = 60_000, validation: int = 0) -> tuple[Tensor, ...]:
-    """The first training images, the last ones where some are held out, the test images, as pixels from 0 to 1: x (N, D), y (N,) each."""
+    """Training images, those held out, test images, as pixels from 0 to 1: x (N, D), y (N,) of each."""
     if made_up := run.config.data == "made-up":
         parts = [standin.images(n, seed, size=8) for seed, n in enumerate((60, 30, 30))]
         sets = [(pixels[..., 0], labels) for pixels, labels in parts]
@@ -23,7 +23,8 @@ def digits(run: Run[Any], images: int = 60_000, validation: int = 0) -> tuple[Te
         run.on_main(lambda: mnist.fetch(run.data_dir))
         found = mnist.load(run.data_dir)
         x, y = found.train_images, found.train_labels
-        sets = [(x[:images], y[:images]), (x[60_000 - validation :], y[60_000 - validation :]), (found.test_images, found.test_labels)]
+        last = len(x) - validation
+        sets = [(x[:images], y[:images]), (x[last:], y[last:]), (found.test_images, found.test_labels)]
         about = {"sha256": found.sha256}
     held = f", {validation:,} training images for validation" if validation else ""
     run.describe_data(name=f"mnist{held}", train=len(sets[0][0]), test=len(sets[2][0]), stand_in=made_up, **about)

@@ -44,7 +44,9 @@ def draw_activations(run: Run[Any], names: Sequence[str], hidden: Tensor) -> Non
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    for axes, values, label in zip(figure.subplots(1, 2), (hidden.mean(1), hidden.flatten(1)), ("mean activation", "activation"), strict=True):
+    for axes, values, label in zip(
+        figure.subplots(1, 2), (hidden.mean(1), hidden.flatten(1)), ("mean activation", "activation"), strict=True
+    ):
         top = values.quantile(0.99).item() if values.numel() < 1e6 else values[:, ::37].quantile(0.99).item()
         for name, mine in zip(names, values, strict=True):
             counts = torch.histc(mine.float().cpu(), 50, 0, max(top, 1e-3))

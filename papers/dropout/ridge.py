@@ -42,7 +42,9 @@ def regress(run: Run[Ridge]) -> dict[str, float]:
     y = X @ torch.randn(D, generator=generator, dtype=torch.float64)
     y += config.noise * torch.randn(N, generator=generator, dtype=torch.float64)
     X, y = X.to(run.device, torch.get_default_dtype()), y.to(run.device, torch.get_default_dtype())
-    run.describe_data(name="a linear regression", generator="papers/dropout/ridge.py", seed=run.seed, train=N, test=0, stand_in=False)
+    run.describe_data(
+        name="a linear regression", generator="papers/dropout/ridge.py", seed=run.seed, train=N, test=0, stand_in=False
+    )
 
     net = nn.Linear(D, 1, bias=False)
     nn.init.zeros_(net.weight)

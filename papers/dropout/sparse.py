@@ -27,7 +27,7 @@ class Autoencoder:
     rate: float = 0.01
     """Falls linearly to 0 (the paper gives none)."""
     momentum: float = 0.9
-    updates: int = 30_000
+    updates: int = 12_000
     batch_size: int = 100
     loss: Literal["squared", "cross-entropy"] = "squared"
     """Summed over pixels (the paper does not say which)."""
@@ -61,7 +61,9 @@ def encode(run: Run[Autoencoder]) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad()
 
-    hidden = gathered(run, nets, test_images, lambda net, x: net.layers(x)[1])  # (2, n, n_1), weights scaled where units were dropped
+    hidden = gathered(
+        run, nets, test_images, lambda net, x: net.layers(x)[1]
+    )  # (2, n, n_1), weights scaled where units were dropped
     pictures.draw_activations(run, NAMES, hidden)
     found = {}
     for name, y in zip(NAMES, hidden, strict=True):

@@ -26,6 +26,7 @@ from common.options import at_least_one, positive
 from common.processes import bare
 from common.run import Run
 from papers.dropout import pictures
+from papers.dropout.claims import FIGURE_11, GAINS, REPORT, TABLE_2, TABLE_9, TABLE_10, active, figure_9, figure_10, key, table
 from papers.dropout.model import Net, bernoulli, gaussian, l1, max_norm_, monte_carlo, sparsity
 from papers.dropout.nets import Nets, digits, gathered, masks
 from papers.dropout.ridge import Ridge, regress
@@ -33,7 +34,7 @@ from papers.dropout.sparse import Autoencoder, encode
 
 PARTS = ("plain", "l2", "l1", "sparsity", "max-norm", "dropout", "hidden", "gaussian", "logistic")  # of a row's name
 NOISY = {"dropout", "hidden", "gaussian"}
-K = (1, 2, 5, 10, 20, 50, 100)  # of Fig. 11: thinned nets that are averaged
+AVERAGES = (1, 2, 5, 10, 20, 50, 100)  # of Fig. 11: thinned nets that are averaged
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Config:
     """Hyper-parameters of Table 9's nets; the optimizer's are those of the authors' example, as the paper has none."""
 
     rows: tuple[str, ...] = ("l2", "max-norm", "dropout+max-norm")
-    """plain, or of l2, l1, sparsity, max-norm, dropout, gaussian (noise in its place), hidden (dropout, but no inputs), logistic."""
+    """plain, or of l2, l1, sparsity, max-norm, dropout, gaussian (noise in its place), hidden (its inputs kept), logistic."""
     hidden: tuple[int, ...] = (1024, 1024, 2048)
     """Units of each layer."""
     p_input: float = 0.8
@@ -141,10 +142,6 @@ class Config:
         return 0.0 if "l2" not in row else self.l2_noisy if {*row.split("+")} & NOISY else self.l2
 
 
-def key(row: str) -> str:
-    return row.replace("-", "_").replace("+", "_")
-
-
 def train(run: Run[Any]) -> dict[str, float]:
     kinds = {Ridge: regress, Autoencoder: encode}  # ridge.py, sparse.py
     return kinds.get(type(run.config), learn)(run)
@@ -200,7 +197,7 @@ def groups(config: Config, nets: Nets) -> list[dict[str, Any]]:
 def penalties(config: Config, nets: Nets, x: Tensor, step: int) -> Tensor | float:
     """What Table 9's other rows add to the cost."""
     total = 0.0
-    for net, row in zip(nets, config.rows, strict=False):
+    for net, (row, _) in zip(nets, config.nets(), strict=True):
         if "l1" in row and step >= 0.8 * config.updates:
             total = total + config.l1 * l1(net)
         if "sparsity" in row:
@@ -240,7 +237,7 @@ def averages(run: Run[Config], nets: nn.Module, x: Tensor, y: Tensor) -> dict[st
         generator = torch.Generator(run.device).manual_seed(mix(run.seed, "averaged", run.rank, k))
         thinned.append(gathered(run, net, x, lambda net, part, generator=generator: monte_carlo(net, part, generator))[0])
     probabilities = torch.stack(thinned)  # (n, N, K)
-    sizes = [k for k in K if k <= n]
+    sizes = [k for k in AVERAGES if k <= n]
     errors = []
     for k in sizes:
         means = torch.stack([each.mean(0) for each in probabilities[: n // k * k].split(k)])
@@ -251,41 +248,124 @@ def averages(run: Run[Config], nets: nn.Module, x: Tensor, y: Tensor) -> dict[st
     return found | {f"monte_carlo_less_scaling_k{k}": value - scaled for k, value in zip(sizes, errors, strict=True)}
 
 
-GAINS = [
-    ("l2", "dropout+max-norm"), ("max-norm", "dropout+max-norm"), ("l2", "max-norm"), ("dropout+l2", "dropout+max-norm"),
-    ("l2", "dropout+l2"), ("dropout", "dropout+max-norm"), ("dropout+logistic", "dropout"), ("plain", "hidden+max-norm"),
-    ("hidden+max-norm", "dropout+max-norm"), ("plain", "dropout+max-norm"), ("dropout+max-norm", "gaussian+max-norm"),
-]  # fmt: skip
-
-
 def differences(config: Config, found: dict[str, float]) -> dict[str, float]:
-    """What a row gains over another, %; and what is said of Fig. 9."""
-    gained = {}
+    """What a row gains over another; and of Fig. 9 how far its ends are above its middle, p from 0.4 to 0.8; %."""
+    gained, errors = {}, dict(zip(config.nets(), (found[f"test_error_{name}"] for name in config.keys()), strict=True))  # noqa: SIM118
     for first, second in GAINS:
-        if {first, second} <= {*config.rows}:
-            for a, b in zip(*([k for k, (row, _) in zip(config.keys(), config.nets(), strict=True) if row == each] for each in (first, second)), strict=True):
-                gained[f"{b.replace(key(second), f'{key(second)}_gain_over_{key(first)}')}"] = found[f"test_error_{a}"] - found[f"test_error_{b}"]
-    if config.vary.startswith("p"):
-        errors = dict(zip(config.values, (found[f"test_error_{name}"] for name in config.keys()), strict=False))
-        middle = [value for p, value in errors.items() if 0.4 <= p <= 0.8]
-        if middle:
-            mean = sum(middle) / len(middle)
-            gained |= {f"p{p:g}_less_middle": errors[p] - mean for p in (min(errors), max(errors))}
-            gained["spread_of_middle"] = max(middle) - min(middle)
+        for value in config.values or (None,):
+            if {(first, value), (second, value)} <= {*errors}:
+                end = "" if value is None else f"_{config.vary}{value:g}"
+                gained[f"{key(second)}_gain_over_{key(first)}{end}"] = errors[first, value] - errors[second, value]
+    middle = [value for (_, p), value in errors.items() if config.vary.startswith("p") and 0.4 <= p <= 0.8]
+    if middle:
+        gained["spread_of_middle"] = max(middle) - min(middle)
+        for p in (min(config.values), max(config.values)):
+            gained[f"p{p:g}_less_middle"] = errors[config.rows[0], p] - sum(middle) / len(middle)
     return gained
 
 
+def of(config: Config, kind: Any, source: str, cost: str, claims: list[Claim], **more: Any) -> Experiment[Config]:
+    figures = ["errors", *["values"] * (config.vary != "nothing"), *["averages"] * (config.averaged > 0)]
+    return Experiment(
+        config, kind=kind, source=source, cap=f"{config.updates:,} updates of each net", cost=cost, claims=claims,
+        **{"figures": figures, "log_every": 100 if kind == "scaled" else 1000, **more},
+    )  # fmt: skip
+
+
+def sparse(config: Autoencoder, kind: Any, **more: Any) -> Experiment[Autoencoder]:
+    why = "the sign is what is claimed; 0.01 is a choice: the standard error over 10,000 images is less"
+    more_active = Claim("plain_is_more_active", 0, "", "Fig. 8: less active with dropout", why=why, noise=0.01)
+    return Experiment(
+        config, kind=kind, source="Fig. 8", cap=f"{config.updates:,} updates", cost="4 min on one CPU core", figures=("activations",),
+        claims=[active("plain", 2.0), active("dropout", 0.7), more_active], **more,
+    )  # fmt: skip
+
+
+SHORT = {"momentum": 0.95, "c": 2.0, "rate_plain": 0.1, "halved": 2000}  # the first two are App. B.1's
+QUARTER = (256, 256, 512)
+SIZES = (100.0, 500.0, 1000.0, 5000.0, 10_000.0, 50_000.0)
+PS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+OFF = "from updates timed; not run"
+FIG_9 = Config(rows=("hidden+max-norm",), vary="p", values=PS, hidden=(2048,) * 3)
+FIG_10 = Config(rows=("max-norm", "dropout+max-norm"), vary="images", values=SIZES, images=50_000)
+PAIR = Config(rows=tuple(REPORT), hidden=(800, 800), recipe="2012", c=round(math.sqrt(15), 3), updates=1_800_000)
+
 EXPERIMENTS = {
-    "table9": Experiment(Config(), kind="paper", source="Table 9", cap="1,000,000 updates", cost="CPU"),
+    "table9": of(
+        Config(rows=tuple(TABLE_9), averaged=100), "paper", "Table 9, Fig. 11", f"4 days on one CPU core, {OFF}",
+        table("Table 9", TABLE_9, tuple(TABLE_9)) + FIGURE_11,
+    ),
+    "table9-20": of(
+        Config(updates=12_000, averaged=100, **SHORT), "scaled", "Table 9, Fig. 11", "45 min on one CPU core",
+        table("Table 9", TABLE_9, Config.rows, 1.6) + FIGURE_11, note="scaled: 20 epochs, three rows; App. B.1's momentum and c",
+    ),
+    "table9-quarter": of(
+        Config(
+            rows=("plain", "dropout", *TABLE_9, "gaussian+max-norm"), hidden=QUARTER, images=50_000, validation=10_000,
+            updates=6000, **SHORT,
+        ),
+        "scaled", "Table 9", "10 min on one CPU core", table("Table 9", TABLE_9, tuple(TABLE_9), 2.0),
+        note="scaled: a quarter of the units, 50,000 images, 12 epochs; with early stopping on the others",
+    ),
+    "table2-3x1024": of(
+        Config(rows=tuple(TABLE_2), hidden=(1024,) * 3, momentum=0.95, c=2.0), "paper", "Table 2, Fig. 4, 3 x 1024",
+        f"2 days on one CPU core, {OFF}", table("Table 2", TABLE_2, tuple(TABLE_2)),
+    ),
+    "2012-pair": of(
+        PAIR, "paper", "arXiv:1207.0580, Fig. 1", f"2 days on one CPU core, {OFF}", table("Hinton et al. 2012", REPORT, PAIR.rows),
+    ),
+    "2012-pair-10": of(
+        replace(PAIR, updates=6000), "scaled", "arXiv:1207.0580, Fig. 1", "8 min on one CPU core",
+        table("Hinton et al. 2012", REPORT, PAIR.rows, 2.0), note="scaled: 10 epochs where the report has 3,000",
+    ),
+    "figure8": sparse(Autoencoder(), "paper"),
+    "figure8-logistic": sparse(Autoencoder(loss="cross-entropy"), "reading", note="logistic outputs, cross-entropy"),
+    "figure9a": of(FIG_9, "paper", "Fig. 9a", f"9 days on one CPU core, {OFF}", figure_9("a", 2.7)),
+    "figure9a-quarter": of(
+        replace(FIG_9, hidden=(512,) * 3, updates=4000, **SHORT), "scaled", "Fig. 9a", "9 min on one CPU core", figure_9("a", 2.7),
+        note="scaled: a quarter of the units, 4,000 updates",
+    ),
+    "figure9b": of(
+        replace(FIG_9, vary="p-and-width", hidden=(256, 256, 512)), "paper", "Fig. 9b", f"6 days on one CPU core, {OFF}",
+        figure_9("b", 1.7),
+    ),
+    "figure9b-quarter": of(
+        replace(FIG_9, vary="p-and-width", hidden=(64, 64, 128), updates=4000, **SHORT), "scaled", "Fig. 9b",
+        "7 min on one CPU core", figure_9("b", 1.7), note="scaled: a quarter of the units, 4,000 updates",
+    ),
+    "figure10": of(FIG_10, "paper", "Fig. 10", f"8 days on one CPU core, {OFF}", figure_10()),
+    "figure10-quarter": of(
+        replace(FIG_10, hidden=QUARTER, updates=5000, **SHORT), "scaled", "Fig. 10", "10 min on one CPU core", figure_10(),
+        note="scaled: a quarter of the units, 5,000 updates",
+    ),
+    "table10": of(
+        Config(rows=tuple(TABLE_10), hidden=(1024,) * 2, momentum=0.95, c=2.0), "paper", "Table 10, MNIST",
+        f"14 h on one CPU core, {OFF}", table("Table 10", TABLE_10, tuple(TABLE_10)),
+    ),
+    "ridge": Experiment(
+        Ridge(), kind="paper", source="Sec. 9.1", cap="40,000 updates", cost="30 s on one CPU core", log_every=400, per_sample=True,
+        precision={"cpu": "fp64", "cuda": "fp64"},
+        claims=[
+            Claim("ridge_distance", 0, "", "Sec. 9.1: dropout is ridge regression", True, 0.02,
+                  "a choice: what finitely many masks leave; least squares is about 0.4 away"),
+            Claim("ridge_is_nearer", 0, "", "Sec. 9.1: and not least squares", noise=0.02, why="the sign is what is claimed"),
+        ],
+    ),
     "smoke": Experiment(
-        Config(rows=("l2+l1", "max-norm", "dropout+max-norm"), hidden=(16, 16), updates=24, batch_size=10, data="made-up", rate=0.1,averaged=2,
-            rate_plain=0.1, looks=4),
+        Config(
+            rows=("l2+l1", "max-norm", "dropout+max-norm"), hidden=(16, 16), updates=24, batch_size=10, rate=0.1, rate_plain=0.1,
+            looks=4, averaged=2, data="made-up",
+        ),
         kind="smoke", source="Table 9", cap="24 updates", cost="1 s", log_every=2, checkpoint_every=0,
     ),
-    "smoke-sparse": Experiment(Autoencoder(hidden=8, updates=20, batch_size=10, data="made-up"), kind="smoke", source="Fig. 8", cap="20 updates", cost="1 s", log_every=2, checkpoint_every=0),
-    "smoke-ridge": Experiment(Ridge(updates=40), kind="smoke", source="Sec. 9.1", cap="40 updates", cost="1 s", log_every=4, checkpoint_every=0, per_sample=True),
-    "ridge": Experiment(Ridge(), kind="paper", source="Sec. 9.1", cap="40,000 updates", cost="1 s CPU", log_every=400, per_sample=True, precision={"cpu": "fp64", "cuda": "fp64"}),
-    "figure8": Experiment(Autoencoder(), kind="paper", source="Fig. 8", cap="30,000 updates", cost="1 s CPU", log_every=100),
+    "smoke-sparse": Experiment(
+        Autoencoder(hidden=8, updates=20, batch_size=10, data="made-up"), kind="smoke", source="Fig. 8", cap="20 updates",
+        cost="1 s", log_every=2, checkpoint_every=0,
+    ),
+    "smoke-ridge": Experiment(
+        Ridge(updates=40), kind="smoke", source="Sec. 9.1", cap="40 updates", cost="1 s", log_every=4, checkpoint_every=0,
+        per_sample=True,
+    ),
 }  # fmt: skip
 
 if __name__ == "__main__":
