@@ -24,7 +24,7 @@ class Autoencoder:
     hidden: int = 256
     p: float = 0.5
     """With which a hidden unit is kept."""
-    rate: float = 0.01
+    rate: float = 0.001
     """Falls linearly to 0 (the paper gives none)."""
     momentum: float = 0.9
     updates: int = 12_000
@@ -68,6 +68,7 @@ def encode(run: Run[Autoencoder]) -> dict[str, float]:
     found = {}
     for name, y in zip(NAMES, hidden, strict=True):
         found |= {f"mean_activation_{name}": y.mean().item(), f"share_at_zero_{name}": 100 * (y == 0).double().mean().item()}
+        found[f"share_dead_{name}"] = 100 * (y == 0).all(0).double().mean().item()
     decoded = gathered(run, nets, test_images, lambda net, x: net(x))
     losses = distance(decoded, test_images, config.loss).tolist()
     found |= {f"test_loss_{name}": loss for name, loss in zip(NAMES, losses, strict=True)}

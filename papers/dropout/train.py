@@ -354,7 +354,7 @@ EXPERIMENTS = {
     "smoke": Experiment(
         Config(
             rows=("l2+l1", "max-norm", "dropout+max-norm"), hidden=(16, 16), updates=24, batch_size=10, rate=0.1, rate_plain=0.1,
-            looks=4, averaged=2, data="made-up",
+            looks=4, data="made-up",
         ),
         kind="smoke", source="Table 9", cap="24 updates", cost="1 s", log_every=2, checkpoint_every=0,
     ),

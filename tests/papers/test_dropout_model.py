@@ -96,6 +96,16 @@ def test_gaussian_noise_has_the_moments_of_scaled_masks(double):
     torch.testing.assert_close(net(x), F.linear(x, net.W[0], net.b[0]))  # nothing is scaled at test time
 
 
+@pytest.mark.parametrize("noise", [bernoulli, gaussian])
+@pytest.mark.parametrize("p", [0.2, 0.5])
+def test_signals_of_thinned_nets_keep_their_size(noise, p, double):
+    torch.manual_seed(0)
+    net, x = Net([400] * 6, [p] * 5, noise=noise), torch.randn(200, 400).abs()
+    y = net.layers(x, net.masks(200, generator()))
+    squares = [layer.square().mean().item() for layer in y[:-1]]
+    assert all(0.6 < b / a < 1.6 for a, b in itertools.pairwise(squares)), squares
+
+
 def test_max_norm():
     """Of incoming vectors, rows of W; as torch.renorm up to the 1e-7 that it adds; what is shorter stays as it is, in every bit."""
     W = torch.randn(30, 50, generator=generator(), dtype=D) * torch.linspace(0, 1, 30, dtype=D)[:, None]

@@ -23,11 +23,11 @@ def ran(tmp_path, *argv, name="smoke"):
 
 def test_a_run_by_hand(tmp_path):
     """Max-norm, dropout and momentum, update by update."""
-    folder = ran(tmp_path, "--precision", "fp64", "--rows", "dropout+max-norm", "--averaged", 0, "--c", 0.5, "--updates", 6)
+    folder = ran(tmp_path, "--precision", "fp64", "--rows", "dropout+max-norm", "--c", 0.5, "--updates", 6)
     found = newest(folder)["objects"]["nets"]
     pictures, y = standin.images(60, 0, size=8)
     x = pictures[..., 0].flatten(1).double() / 255
-    start = ran(tmp_path / "start", "--precision", "fp64", "--rows", "dropout", "--averaged", 0, "--rate", 1e-300, "--updates", 1)
+    start = ran(tmp_path / "start", "--precision", "fp64", "--rows", "dropout", "--rate", 1e-300, "--updates", 1)
     net = Net([64, 16, 16, 10], (0.8, 0.5, 0.5)).double()
     net.load_state_dict({name[2:]: value for name, value in newest(start)["objects"]["nets"].items()})
     v = [torch.zeros_like(w) for w in net.parameters()]
@@ -79,7 +79,7 @@ def test_l1_and_sparsity_act(tmp_path):
     x = standin.images(30, 2, size=8)[0][..., 0].flatten(1) / 255
     weights, losses, active = [], [], []
     for strength in (0, 0.01):
-        flags = ("--rows", "l1", "sparsity", "--l1", strength, "--sparsity", 10 * strength, "--rho", 0, "--averaged", 0)
+        flags = ("--rows", "l1", "sparsity", "--l1", strength, "--sparsity", 10 * strength, "--rho", 0)
         folder = ran(tmp_path / f"{strength}", *flags)
         state, nets = newest(folder)["objects"]["nets"], [Net([64, 16, 16, 10], (1, 1, 1)) for _ in range(2)]
         for n, net in enumerate(nets):
@@ -93,16 +93,14 @@ def test_l1_and_sparsity_act(tmp_path):
 
 def test_fewer_images_are_the_first_ones(tmp_path):
     """The net of 2 images learns them by heart, and knows no other class."""
-    folder = ran(
-        tmp_path, "--rows", "plain", "--vary", "images", "--values", 2, 60, "--images", 60, "--updates", 60, "--averaged", 0
-    )
+    folder = ran(tmp_path, "--rows", "plain", "--vary", "images", "--values", 2, 60, "--images", 60, "--updates", 60)
     line = rows(folder)[-1]
     assert line["train_loss_plain_images2"] < 0.1 < line["train_loss_plain_images60"]
     assert line["test_error_plain_images2"] > 60
 
 
 def test_early_stopping_takes_the_look_with_the_least_validation_error(tmp_path):
-    folder = ran(tmp_path, "--rows", "plain", "--images", 50000, "--validation", 10000, "--averaged", 0, "--looks", 8)
+    folder = ran(tmp_path, "--rows", "plain", "--images", 50000, "--validation", 10000, "--looks", 8)
     looks = [line for line in rows(folder) if "validation_error_plain" in line]
     best = min(looks, key=lambda line: line["validation_error_plain"])
     assert len(looks) == 8 and record(folder)["metrics"]["test_error_plain_stopped"] == best["test_error_plain"]
@@ -110,7 +108,7 @@ def test_early_stopping_takes_the_look_with_the_least_validation_error(tmp_path)
 
 def test_averages(tmp_path):
     """Of the two thinned nets: k = 1 is the mean of their errors, and differences are to weight scaling."""
-    found = record(ran(tmp_path))["metrics"]
+    found = record(ran(tmp_path, "--averaged", 2))["metrics"]
     assert {"monte_carlo_error_k1", "monte_carlo_error_k2"} <= {*found} and "monte_carlo_error_k5" not in found
     scaled = found["test_error_dropout_max_norm"]
     assert found["monte_carlo_less_scaling_k2"] == pytest.approx(found["monte_carlo_error_k2"] - scaled)
@@ -146,9 +144,9 @@ def test_activations_of_both_autoencoders(tmp_path):
         (("--rows", "drop"), "drop has drop, which is none of plain"),
         (("--p-hidden", "0"), "kept with a probability in (0, 1]"),
         (("--vary", "p"), "--vary and --values go together"),
-        (("--vary", "images", "--values", "7", "--averaged", "0"), "each has to divide --images 60000"),
+        (("--vary", "images", "--values", "7"), "each has to divide --images 60000"),
         (("--validation", "1"), "--images 60000 and --validation 1: MNIST"),
-        (("--rows", "plain"), "the last of --rows has no masks"),
+        (("--rows", "plain", "--averaged", "2"), "the last of --rows has no masks"),
     ],
 )
 def test_refusals(argv, said, tmp_path):
