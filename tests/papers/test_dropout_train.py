@@ -54,6 +54,7 @@ def test_recipes():
     assert rate == pytest.approx(1 / 11) and mu == pytest.approx(0.99 - 0.49 / math.e)
     assert rate / (1 - mu) == pytest.approx(0.48, abs=0.005) and short.pace("max-norm", 100) == (rate, mu)
     assert config.pace("l2", 25_000) == (0.0025, 0.9)
+    assert Config(rate_norm=0.3).pace("max-norm", 0) == (0.3, 0.5)
     old = Config(recipe="2012", updates=1_800_000)
     assert old.pace("plain", 0) == (0.5, 0.5) and old.pace("plain", 150_000)[1] == pytest.approx(0.745)
     rate, mu = old.pace("plain", 300_000)
