@@ -40,15 +40,15 @@ class Net(nn.Module):
     """Hidden layers of rectifiers (or another f), and logits on top, for softmax.
 
     p: of each layer, the inputs first; the logits are never dropped. 1 keeps all.
-    Initial weights are N(0, 2 / (E r^2 n_in)), under which what a thinned layer sends on keeps its size (K. He et al., 2015).
+    init: initial weights are N(0, init / (E r^2 n_in)); with 2 what a thinned layer sends on keeps its size (K. He et al., 2015).
     """
 
-    def __init__(self, sizes: Sequence[int], p: Sequence[float], noise=bernoulli, f=torch.relu) -> None:
+    def __init__(self, sizes: Sequence[int], p: Sequence[float], noise=bernoulli, f=torch.relu, init: float = 2.0) -> None:
         super().__init__()
         self.p, self.noise, self.f = tuple(p), noise, f
         square = [keep if noise is bernoulli else 1 / keep for keep in p]  # E r^2
         shapes = zip(pairwise(sizes), square, strict=True)
-        self.W = nn.ParameterList(torch.randn(n_out, n_in) * math.sqrt(2 / (e * n_in)) for (n_in, n_out), e in shapes)
+        self.W = nn.ParameterList(torch.randn(n_out, n_in) * math.sqrt(init / (e * n_in)) for (n_in, n_out), e in shapes)
         self.b = nn.ParameterList(torch.zeros(n_out) for n_out in sizes[1:])
 
     def masks(self, B: int, generator: torch.Generator) -> list[Tensor]:
