@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from common.data.order import shuffled
-from common.options import at_least_one, fraction, positive
+from common.options import at_least_one, positive
 from common.run import Run
 from papers.dropout import pictures
 from papers.dropout.model import Net
@@ -25,9 +25,8 @@ class Autoencoder:
     p: float = 0.5
     """With which a hidden unit is kept."""
     rate: float = 0.001
-    """Falls linearly to 0 (the paper gives none)."""
-    momentum: float = 0.9
-    updates: int = 12_000
+    """Adam's; falls linearly to 0 (the paper names neither)."""
+    updates: int = 6000
     batch_size: int = 100
     loss: Literal["squared", "cross-entropy"] = "squared"
     """Summed over pixels (the paper does not say which)."""
@@ -37,7 +36,6 @@ class Autoencoder:
     def __post_init__(self) -> None:
         at_least_one(self, "hidden", "updates", "batch_size")
         positive(self, "rate")
-        fraction(self, "momentum")
         if not 0 < self.p < 1:
             raise ValueError(f"--p must be between 0 and 1, got {self.p}")
 
@@ -47,9 +45,9 @@ def encode(run: Run[Autoencoder]) -> dict[str, float]:
     config, B = run.config, run.config.batch_size
     images, _, _, _, test_images, _ = digits(run)
     n = images.shape[1]
-    nets = Nets([Net([n, config.hidden, n], (1, p)) for p in (1, config.p)])
+    nets = Nets([Net([n, config.hidden, n], (1, p), init=0.1) for p in (1, config.p)])
     nets[1].load_state_dict(nets[0].state_dict())
-    optimizer = torch.optim.SGD(nets.parameters(), config.rate, config.momentum, fused=True)
+    optimizer = torch.optim.Adam(nets.parameters(), config.rate, fused=True)
     nets, optimizer = run.prepare(nets=nets, optimizer=optimizer)
 
     for step, index in run.indices(shuffled(len(images), B, run.seed), steps=config.updates):

@@ -283,7 +283,7 @@ def sparse(config: Autoencoder, kind: Any, **more: Any) -> Experiment[Autoencode
     why = "the sign is what is claimed; 0.01 is a choice: the standard error over 10,000 images is less"
     more_active = Claim("plain_is_more_active", 0, "", "Fig. 8: less active with dropout", why=why, noise=0.01)
     return Experiment(
-        config, kind=kind, source="Fig. 8", cap=f"{config.updates:,} updates", cost="4 min on one CPU core",
+        config, kind=kind, source="Fig. 8", cap=f"{config.updates:,} updates", cost="6 min on one CPU core",
         claims=[active("plain", 2.0), active("dropout", 0.7), more_active], figures=("activations",), **more,
     )  # fmt: skip
 
