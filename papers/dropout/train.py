@@ -303,7 +303,7 @@ EXPERIMENTS = {
         table("Table 9", TABLE_9, tuple(TABLE_9)) + FIGURE_11,
     ),
     "table9-20": of(
-        Config(updates=12_000, averaged=100, **SHORT), "scaled", "Table 9, Fig. 11", "45 min on one CPU core",
+        Config(updates=12_000, averaged=100, **SHORT), "scaled", "Table 9, Fig. 11", "1 h on one CPU core",
         table("Table 9", TABLE_9, Config.rows, 1.6) + FIGURE_11, note="scaled: 20 epochs, three rows; App. B.1's momentum",
     ),
     "table9-half": of(
@@ -311,7 +311,7 @@ EXPERIMENTS = {
             rows=("plain", "dropout", *TABLE_9, "gaussian+max-norm"), hidden=HALF, images=50_000, validation=10_000,
             updates=6000, **SHORT,
         ),
-        "scaled", "Table 9", "25 min on one CPU core", table("Table 9", TABLE_9, tuple(TABLE_9), 2.0),
+        "scaled", "Table 9", "40 min on one CPU core", table("Table 9", TABLE_9, tuple(TABLE_9), 2.0),
         note="scaled: half of the units, 50,000 images, 12 epochs; with early stopping on the others",
     ),
     "table2-3x1024": of(
@@ -322,7 +322,7 @@ EXPERIMENTS = {
         PAIR, "paper", "arXiv:1207.0580", f"2 days on one CPU core, {OFF}", table("Hinton et al. 2012", REPORT, PAIR.rows),
     ),
     "2012-pair-20": of(
-        replace(PAIR, updates=12_000, init=1.0, looks=10), "scaled", "arXiv:1207.0580", "15 min on one CPU core",
+        replace(PAIR, updates=12_000, init=1.0, looks=10), "scaled", "arXiv:1207.0580", "25 min on one CPU core",
         table("Hinton et al. 2012", REPORT, PAIR.rows, 2.0), note="scaled: 20 epochs where the report has 3,000",
     ),
     "figure8": sparse(Autoencoder(), "paper"),
@@ -342,8 +342,8 @@ EXPERIMENTS = {
     ),
     "figure10": of(FIG_10, "paper", "Fig. 10", f"8 days on one CPU core, {OFF}", figure_10()),
     "figure10-half": of(
-        replace(FIG_10, hidden=HALF, updates=5000, **SHORT), "scaled", "Fig. 10", "25 min on one CPU core", figure_10(),
-        note="scaled: half of the units, 5,000 updates",
+        replace(FIG_10, hidden=HALF, updates=3000, **SHORT), "scaled", "Fig. 10", "25 min on one CPU core", figure_10(),
+        note="scaled: half of the units, 3,000 updates",
     ),
     "table10": of(
         Config(rows=tuple(TABLE_10), hidden=(1024,) * 2, momentum=0.95, c=2.0), "paper", "Table 10, MNIST",
