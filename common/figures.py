@@ -1,4 +1,4 @@
-"""Pictures of a run, and how they are kept."""
+"""Pictures of a run, as PNG files."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float], str]], levels: Mapping[str, float], **axes: Any) -> "Figure":
-    """Curves of a run beside the paper's values.
+    """Curves beside the paper's values.
 
     Args:
-        lines: label -> (x, y, matplotlib's style); what is not solid is drawn thin.
-        levels: label -> where a line lies from edge to edge; the label stands beside the axes, where no curve is.
-        axes: what matplotlib's `Axes.set` takes; where a line ends below `ylim`, that goes down to it.
+        lines: label -> (x, y, style); what is not solid is thin.
+        levels: label -> the height of a line; the label stands beside the axes.
+        axes: what `Axes.set` takes; where a line ends below `ylim`, that goes down to it.
     """
     from matplotlib.figure import Figure
 
@@ -34,17 +34,16 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float], str]], le
 
 
 def attention(panels: Sequence[tuple[Tensor, Sequence[str], Sequence[str], str]]) -> "Figure":
-    """How much rows look at columns, side by side, brighter being more: (weights (T, S), words of T, words of S, title)."""
+    """How much rows look at columns, brighter being more: (weights (T, S), words of T, words of S, title)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5 * len(panels), 4.8))
+    figure = Figure(figsize=(4.5 * len(panels), 4.8), layout="tight")
     for axes, (weights, rows, columns, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.imshow(weights.float().cpu(), cmap="gray", vmin=0)
         rows, columns = ([word.replace("$", r"\$") for word in words] for words in (rows, columns))
         axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize="x-small")
         axes.set_yticks(range(len(rows)), rows, fontsize="x-small")
         axes.set_title(title)
-    figure.tight_layout()
     return figure
 
 
@@ -56,16 +55,17 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 
 def png(figure: "Figure | Tensor", title: str, description: str) -> bytes:
-    """A matplotlib figure, or a picture (3, H, W) or (H, W) of values in [0, 1] pixel by pixel, as a PNG that says what it is."""
-    file = io.BytesIO()
+    """A matplotlib figure, or a picture (3, H, W) or (H, W) of values in [0, 1], or a moving one (n, 3, H, W), as a PNG."""
+    file, texts = io.BytesIO(), {"Title": title, "Description": description}
     if not isinstance(figure, Tensor):
-        figure.savefig(file, dpi=150, bbox_inches="tight", metadata={"Title": title, "Description": description})
+        figure.savefig(file, dpi=150, bbox_inches="tight", metadata=texts)
         return file.getvalue()
     from PIL.PngImagePlugin import PngInfo
     from torchvision.transforms.functional import to_pil_image
 
     about = PngInfo()
-    about.add_text("Title", title)
-    about.add_text("Description", description)
-    to_pil_image(figure.detach().float().clamp(0, 1).cpu()).save(file, "PNG", pnginfo=about)
+    for text in texts.items():
+        about.add_text(*text)
+    first, *others = map(to_pil_image, figure.detach().float().clamp(0, 1).cpu().view(-1, *figure.shape[-3:]))
+    first.save(file, "PNG", pnginfo=about, save_all=bool(others), append_images=others, duration=100)
     return file.getvalue()

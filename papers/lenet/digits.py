@@ -40,6 +40,18 @@ def distort(fields: Tensor, maps: Tensor) -> Tensor:
     return WHITE + F.grid_sample(fields - WHITE, grid, align_corners=False)
 
 
+def deslanted(ink: Tensor) -> Tensor:
+    """Each digit sheared so that its axis is upright, in the middle 20x20 pixels (Sec. III.C.1): (B, 28, 28) -> (B, 20, 20)."""
+    y, x = torch.meshgrid(*[torch.arange(28.0) - 13.5] * 2, indexing="ij")
+    mass = ink.sum((1, 2)).clamp(min=1e-6)
+    mean = lambda value: (ink * value).sum((1, 2)) / mass
+    slope = (mean(x * y) - mean(x) * mean(y)) / (mean(y * y) - mean(y) ** 2).clamp(min=1e-6)  # of x against y
+    ones, zeros = torch.ones_like(slope), torch.zeros_like(slope)
+    maps = torch.stack([torch.stack([ones, slope, -slope * mean(y) / 14], 1), torch.stack([zeros, ones, zeros], 1)], 1)
+    grid = F.affine_grid(maps, [len(ink), 1, 28, 28], align_corners=False)
+    return F.grid_sample(ink[:, None], grid, align_corners=False)[:, 0, 4:24, 4:24]
+
+
 def made_up(train: int, test: int) -> MNIST:
     """Stand-in digits for the smoke experiment."""
     images, labels = standin.images(train + test, 0, size=28)

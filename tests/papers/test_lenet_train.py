@@ -8,8 +8,8 @@ import torch
 
 from common.data import mnist
 from common.data.order import mix, permuted
-from papers.lenet import train
-from papers.lenet.digits import field, made_up
+from papers.lenet import others, train
+from papers.lenet.digits import deslanted, field, made_up
 from papers.lenet.model import LeNet5, curvature, f, map_criterion, mse, printed, root
 from tests.start import compiling, here, judged, newest, record, rows
 
@@ -224,3 +224,28 @@ def test_impossible_values_are_refused(flags, words, tmp_path, capfd):
     assert code == 2 and "Traceback" not in output
     assert words in " ".join(output.replace("│", " ").split())
     assert not (tmp_path / "out").exists()
+
+
+def test_deslanted_digits_are_upright():
+    """A slanted bar becomes a vertical one, its ink kept; what is upright stays."""
+    y, x = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
+    bar = lambda slope: (1.5 - (x - 13.5 - slope * (y - 13.5)).abs()).clamp(0, 1) * ((y - 13.5).abs() < 8)
+    slanted, upright = deslanted(torch.stack([bar(0.5), bar(0.0)]))
+    assert (slanted - upright).abs().mean() < (bar(0.5) - bar(0.0))[4:24, 4:24].abs().mean() / 3
+    assert upright == pytest.approx(bar(0.0)[4:24, 4:24], abs=1e-5)
+
+
+def test_nearest_neighbours_by_hand():
+    """The class of most of the three nearest."""
+    known, labels = torch.tensor([[0.0], [1.0], [1.2], [5.0], [6.0]]), torch.tensor([0, 1, 1, 2, 2])
+    assert others.nearest(known, labels, torch.tensor([[0.1], [5.6], [3.3]])).tolist() == [1, 2, 1]
+
+
+def test_held_out_digits_choose_among_rates(tmp_path):
+    """Of each net of Fig. 9, and a killed run goes on to the same end (the standing tests)."""
+    assert here(SCRIPT, "smoke-figure9", "--passes", 3, "--out", tmp_path)[0] == 0
+    found, last = record(tmp_path / "lenet/smoke-figure9/seed0")["metrics"], rows(tmp_path / "lenet/smoke-figure9/seed0")[-1]
+    for name in others.NETS:
+        each = {rate: last[f"held_out_error_{name}_{rate:g}"] for rate in (0.02, 0.05, 0.1)}
+        assert found[f"held_out_error_{name}"] == min(each.values()) == each[found[f"rate_{name}"]]
+    assert found["test_error_neighbours"] < 20  # stand-in digits are easily told apart
