@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common import figures
 from common.run import Run
 from papers.adam.data import Examples
-from papers.adam.model import bounded
+from papers.adam.nets import bounded
 
 CHUNK = 2000  # examples at once
 

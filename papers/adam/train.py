@@ -24,7 +24,8 @@ from common.run import Run
 from papers.adam import correction, decay, model, paths
 from papers.adam.data import Examples, load
 from papers.adam.findings import compared, judged
-from papers.adam.model import METHODS, MLP, VAE, Side, Softmax, bounded
+from papers.adam.model import METHODS, Softmax
+from papers.adam.nets import MLP, VAE, Side, bounded
 from papers.adam.paths import Surfaces
 from papers.adam.worst import Counterexample, lose
 

@@ -6,23 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from papers.adam.model import (
-    METHODS,
-    MLP,
-    VAE,
-    Adam,
-    AdaMax,
-    Momentum,
-    Side,
-    Softmax,
-    Uncorrected,
-    bag,
-    bounded,
-    cosine,
-    drops,
-    inverse_sqrt,
-    restarts,
-)  # fmt: skip
+from papers.adam.model import METHODS, Adam, AdaMax, Momentum, Softmax, Uncorrected, cosine, drops, inverse_sqrt, restarts
+from papers.adam.nets import MLP, VAE, Side, bag, bounded
 
 D = torch.float64
 
