@@ -33,12 +33,11 @@ def gained(run: Run[Any], methods: Sequence[Any]) -> dict[str, float]:
             found[f"gain_{setting}_pass{passed:g}"] = min(costs[0]) - min(costs[1])
             gains += [without - corrected for without, corrected in zip(*costs, strict=True)]
     found |= {"least_gain": min(gains), "most_gain": max(gains)}
-    for text in PAIRS:
-        method, *pairs = text.split()
+    for group in methods:
         weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
         weight.grad = torch.ones_like(weight)
-        METHODS[method]([weight], 1.0, **{name: float(value) for name, value in (pair.split("=") for pair in pairs)}).step()
-        found[f"first_step_{text.replace(' ', '-')}"] = weight.abs().item()
+        METHODS[group.method]([weight], 1.0, **group.settings).step()
+        found[f"first_step_{group.label}"] = weight.abs().item()
 
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     for axes, setting in zip(figure.subplots(2, 3, sharex=True, sharey=True).flat, SETTINGS, strict=True):

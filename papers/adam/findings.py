@@ -43,24 +43,23 @@ def names(config: Any, methods: Sequence[Any]) -> list[str]:
 
 def compared(run: Run[Any], nets: nn.Module, data: Examples, methods: Sequence[Any]) -> dict[str, float]:
     """Of each method the cost at its best stepsize after some passes, its test error there, and how methods differ."""
-    every, found, lines = names(run.config, methods), dict[str, float](), {}
-    curves, kind = run.curves("pass", *every), every[0].partition("_")[0]
+    config, found, lines = run.config, dict[str, float](), {}
+    every, kind = names(config, methods), "error" if data.test else "cost"
+    curves = run.curves("pass", *every)
     tested = dict(zip(every, over(run, nets, *data.test, errors=True), strict=True)) if data.test else {}
+    ends: dict[str, dict[str, float]] = {}  # of each method, after each pass and on the test images
     for group in methods:
-        mine = {(alpha, decay): name for (alpha, decay), name in zip(
-            product(group.alphas, run.config.decays), names(run.config, [group]), strict=True
-        )}  # fmt: skip
-        (alpha, decay), name = min(mine.items(), key=lambda each: curves[each[1]][-1])
-        found |= {f"alpha_{group.label}": alpha} | ({f"decay_{group.label}": decay} if len(run.config.decays) > 1 else {})
-        found |= {f"{kind}_{group.label}_pass{passed:g}": value for passed, value in zip(curves["pass"], curves[name], strict=True)}
+        places = zip(names(config, [group]), product(group.alphas, config.decays), strict=True)
+        name, (alpha, decay) = min(places, key=lambda place: curves[place[0]][-1])
+        passes = {f"pass{passed:g}": value for passed, value in zip(curves["pass"], curves[name], strict=True)}
+        found |= {f"alpha_{group.label}": alpha} | ({f"decay_{group.label}": decay} if len(config.decays) > 1 else {})
+        found |= {f"{kind}_{group.label}_{after}": value for after, value in passes.items()}
         if tested:
-            found[f"test_error_{group.label}"] = tested[name]
+            found[f"test_error_{group.label}"] = passes["test"] = tested[name]
+        ends[group.label] = passes
         lines[f"{group.label}, {alpha:g}"] = (curves["pass"], curves[name], ".-")
-    ends = [f"{kind}_{{}}_pass{passed:g}" for passed in curves["pass"]] + ["test_error_{}"] * bool(tested)
-    for one, other in combinations((group.label for group in methods), 2):
-        for end in ends:
-            after = end.rpartition("_")[2] if "pass" in end else "test"
-            found[f"{one}_less_{other}_{after}"] = found[end.format(one)] - found[end.format(other)]
+    for one, other in combinations(ends, 2):
+        found |= {f"{one}_less_{other}_{after}": value - ends[other][after] for after, value in ends[one].items()}
     axes = {"xlabel": "passes over the training set", "ylabel": "held-out error, %" if tested else "training cost, nats"}
     run.save_figure(figures.curves(lines, {}, **axes, title=f"{run.name}, seed {run.seed}"), "costs")
     return found

@@ -31,6 +31,11 @@ SURFACES = {
 }  # fmt: skip
 
 
+def height(key: str, spot: Tensor) -> Tensor:
+    """key: surface and method."""
+    return SURFACES[key.partition("_")[0]][0](*spot)
+
+
 @dataclass(frozen=True)
 class Surfaces:
     """Stepsizes are in `SURFACES`."""
@@ -53,8 +58,7 @@ def walk(run: Run[Surfaces]) -> dict[str, float]:
     spots, *optimizers = run.prepare(spots=spots, **made)
 
     for _ in run.steps(run.config.updates):
-        heights = {key: SURFACES[key.partition("_")[0]][0](*spot) for key, spot in spots.items()}
-        run.backward(sum(heights.values()))
+        run.backward(sum(height(key, spot) for key, spot in spots.items()))
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -63,11 +67,11 @@ def walk(run: Run[Surfaces]) -> dict[str, float]:
                 f"{axis}_{key}": value for key, spot in spots.items() for axis, value in zip("xy", spot.tolist(), strict=True)
             }
             run.report(updates=run.step + 1, **places)
-    draw(run, list(made))
-    return {f"f_{key}": SURFACES[key.partition("_")[0]][0](*spot).item() for key, spot in spots.items()}
+    draw(run, starts)
+    return {f"f_{key}": height(key, spot).item() for key, spot in spots.items()}
 
 
-def draw(run: Run[Surfaces], keys: list[str]) -> None:
+def draw(run: Run[Surfaces], starts: dict[str, tuple[float, float]]) -> None:
     """A moving picture, each method's way so far."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -85,11 +89,10 @@ def draw(run: Run[Surfaces], keys: list[str]) -> None:
         }
         axes.set(title=name, xlim=sides[0], ylim=sides[1])
         axes.legend(fontsize="x-small", loc="lower right")
-    curves, frames = run.curves("updates", *(f"{axis}_{key}" for key in keys for axis in "xy")), []
+    curves, frames = run.curves("updates", *(f"{axis}_{key}" for key in starts for axis in "xy")), []
     for frame in range(1, len(curves["updates"]) + 1):
         for key, line in lines.items():
-            start = SURFACES[key.partition("_")[0]][1]
-            line.set_data(*([at, *curves[f"{axis}_{key}"][:frame]] for axis, at in zip("xy", start, strict=True)))
+            line.set_data(*([at, *curves[f"{axis}_{key}"][:frame]] for axis, at in zip("xy", starts[key], strict=True)))
         canvas.draw()
         frames.append(torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     run.save_figure(torch.stack(frames).permute(0, 3, 1, 2) / 255, "paths")
