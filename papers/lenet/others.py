@@ -96,12 +96,15 @@ def compare(run: Run[Others]) -> dict[str, float]:
         if not rest:
             run.report(**{"pass": passed}, **named(config, errors(run, nets, held_out)))
 
-    found, chosen = dict[str, float](), errors(run, nets, held_out).min(1)
-    for name, error, at, tested in zip(NETS, chosen.values.tolist(), chosen.indices.tolist(), errors(run, nets, test), strict=True):
-        found |= {f"rate_{name}": config.rates[at], f"held_out_error_{name}": error, f"test_error_{name}": tested[at].item()}
+    found, tested = dict[str, float](), named(config, errors(run, nets, test))
+    last = {name: values[-1] for name, values in run.curves(*tested).items()}
+    for name in NETS:
+        rate = min(config.rates, key=lambda rate, name=name: last[key(name, rate)])
+        best = key(name, rate)
+        found |= {f"rate_{name}": rate, f"held_out_error_{name}": last[best], f"test_error_{name}": tested[best]}
+    known = [torch.cat(pair) for pair in zip(learned, held_out, strict=True)]
     for i, name in enumerate(("neighbours", "neighbours_deslanted")):
-        known, labels = torch.cat([learned[i], held_out[i]]), torch.cat([learned[2], held_out[2]])
-        found[f"test_error_{name}"] = 100 * (nearest(known, labels, test[i]) != test[2]).double().mean().item()
+        found[f"test_error_{name}"] = 100 * (nearest(known[i], known[2], test[i]) != test[2]).double().mean().item()
     draw(run, found)
     return found
 
@@ -130,9 +133,14 @@ def errors(run: Run[Any], nets: nn.Module, examples: tuple[Tensor, Tensor, Tenso
     return 100 * run.gather(wrong.movedim(-1, 0), len(examples[0])).double().mean(0).cpu()
 
 
+def key(name: str, rate: float) -> str:
+    """Under which a net's error on held-out digits is logged."""
+    return f"held_out_error_{name}_{rate:g}"
+
+
 def named(config: Others, table: Tensor) -> dict[str, float]:
-    names = [f"held_out_error_{name}_{rate:g}" for name in NETS for rate in config.rates]
-    return dict(zip(names, table.flatten().tolist(), strict=True))
+    """table: (nets, rates)."""
+    return dict(zip((key(name, rate) for name in NETS for rate in config.rates), table.flatten().tolist(), strict=True))
 
 
 def nearest(known: Tensor, labels: Tensor, x: Tensor) -> Tensor:
