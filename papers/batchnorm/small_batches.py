@@ -38,15 +38,15 @@ class SmallBatches:
     def __post_init__(self) -> None:
         at_least_one(self, "images", "groups")
         positive(self, "rate")
-        for net in self.nets:
-            norm, _, batch = net.partition("-")
-            if norm not in CONVOLUTIONAL or not batch.isdigit() or not int(batch) or self.largest % int(batch):
-                raise ValueError(f"--nets: no '{net}'; bn, gn, ln or in, and a size that divides the largest, as in gn-4")
+        parts = {net: net.partition("-") for net in self.nets}
+        malformed = [net for net, (norm, _, n) in parts.items() if norm not in CONVOLUTIONAL or not n.isdigit() or not int(n)]
+        if wrong := malformed or [net for net in self.nets if self.largest % self.batch(net)]:
+            raise ValueError(f"--nets: no '{wrong[0]}'; bn, gn, ln or in, and a size that divides the largest, as in gn-4")
 
     @property
     def largest(self) -> int:
         """Images of a step, which nets take in pieces of their own size."""
-        return max(int(net.partition("-")[2]) for net in self.nets)
+        return max(map(self.batch, self.nets))
 
     def batch(self, net: str) -> int:
         return int(net.partition("-")[2])

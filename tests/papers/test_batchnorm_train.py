@@ -167,6 +167,7 @@ def test_steps_of_claims_are_evaluated():
         (("smoke", "--optimizer", "adam"), "takes one of --rates"),
         (("smoke", "--validation", 50_000), "--validation 50000"),
         (("smoke-small-batches", "--nets", "gn-8", "gn-3"), "no 'gn-3'"),
+        (("smoke-small-batches", "--nets", "gn-8", "bn-x"), "no 'bn-x'"),
         (("smoke-small-batches", "--nets", "wn-8"), "no 'wn-8'"),
     ],
 )
