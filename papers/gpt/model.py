@@ -138,7 +138,8 @@ class LSTM(nn.Module):
 
     def states(self, tokens: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """tokens (B, T) -> (B, T, D), and the LSTM's state, which serves as a past."""
-        y, present = self.lstm(self.dropout(self.embedding(tokens)), past)  # (B, T, units)
+        with torch.autocast("cpu", enabled=False):  # many processors have no LSTM in bf16; GPUs keep theirs
+            y, present = self.lstm(self.dropout(self.embedding(tokens)), past)  # (B, T, units)
         return self.dropout(self.out(y)), present
 
     logits, forward = GPT.logits, GPT.forward

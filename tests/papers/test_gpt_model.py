@@ -276,6 +276,16 @@ def test_the_lstm_written_out():
         close(c_n[0, b], c)
 
 
+def test_the_lstm_in_bf16_on_any_processor():
+    """Many have no such LSTM, and torch ends with an error there."""
+    model, tokens = small_lstm(units=8), random_tokens(2, CONTEXT)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(tokens)
+    half.sum().backward()
+    assert half.dtype == torch.bfloat16 and model.lstm.weight_ih_l0.grad.abs().sum() > 0
+    assert torch.allclose(half.double(), model(tokens).double(), rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("make", [small, small_lstm])
 def test_one_token_after_a_past(make):
     model, tokens = make(), random_tokens(2, CONTEXT)

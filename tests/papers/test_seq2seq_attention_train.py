@@ -178,7 +178,7 @@ def test_whole_sequences_and_symbols_in_their_places(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_reversing_is_learned_with_attention(tmp_path):
     flags = ["--networks", "search", "--max-length", 5, "--vocabulary", 8, "--n", 64, "--m", 32, "--l", 32, "--n-align", 64]
-    code, output = here(SCRIPT, "reverse", *flags, "--steps", 800, "--evaluate-every", 800, "--out", tmp_path)
+    code, output = here(SCRIPT, "reverse", *flags, "--steps", 1600, "--evaluate-every", 1600, "--out", tmp_path)
     assert code == 0, output
     assert record(tmp_path / "seq2seq_attention/reverse/seed0")["metrics"]["whole_search_within"] > 90
 
