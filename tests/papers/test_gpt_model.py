@@ -278,7 +278,7 @@ def test_the_lstm_written_out():
 
 def test_the_lstm_in_bf16_on_any_processor():
     """Many have no such LSTM, and torch ends with an error there."""
-    model, tokens = small_lstm(units=8), random_tokens(2, CONTEXT)
+    model, tokens = small_lstm(units=8).float(), random_tokens(2, CONTEXT)
     with torch.autocast("cpu", torch.bfloat16):
         half = model(tokens)
     half.sum().backward()
