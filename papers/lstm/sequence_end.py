@@ -192,44 +192,44 @@ def learn(run: Run[Config]) -> dict[str, float]:
             if rules == 1 or look:
                 now = solved.mark(step + 1, *solved.recent())
         elif look:
-            wrong, mean, _ = evaluate(run, model, task, config.window, "criterion", solved)
+            wrong, mean, _ = evaluate(run, config, model, config.window, "criterion", solved)
             now = solved.mark(step + 1, wrong, mean)
         if rules > 1 and look and now[:-1].any():
-            solved.keep(now, evaluate(run, model, task, config.test_sequences, "test"))
+            solved.keep(now, evaluate(run, config, model, config.test_sequences, "test"))
         run.log(train_error=(error.mean(1) * learning).sum() / learning.sum().clamp(min=1))
         if run.log_step:
             report_solved(run, solved.after[-1], solved.counted)
 
     after = solved.after[-1]
     last = torch.arange(rules, device=run.device)[:, None] == rules - 1
-    solved.keep(last & (after >= 0), evaluate(run, model, task, config.test_sequences, "test"))
+    solved.keep(last & (after >= 0), evaluate(run, config, model, config.test_sequences, "test"))
     draw_solved(run, ours=after)
     draw_states(run, model, task, trial=int((after >= 0).int().argmax()))
     first = {f"first_{name}": value for name, value in solved.metrics(0, config).items()} if rules > 1 else {}
     return solved.metrics(-1, config) | first
 
 
-def draw(run: Run[Config], task: Task, shape: tuple[int, ...], *what: str | int) -> Sequences:
+def draw(run: Run, task: Task, shape: tuple[int, ...], *what: str | int) -> Sequences:
     """Sequences that follow from the seed and from what they are for."""
     return task.draw(shape, torch.Generator().manual_seed(mix(run.seed, *what))).to(run.device)
 
 
 def evaluate(
-    run: Run[Config], model: LSTM, task: Task, n: int, what: str, solved: Solved | None = None
+    run: Run, config: Config, model: LSTM, n: int, what: str, solved: Solved | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Every trial on n sequences of its own: how many are wrong, mean absolute and mean squared error, (N,) each.
 
     solved: look only at trials that are still learning, and at each only until it can meet no rule any more. The errors of the
     others mean nothing, and they have n wrong.
     """
-    N = run.config.trials
+    N, task = config.trials, TASKS[config.task]
     left = torch.arange(N, device=run.device) if solved is None else solved.open().nonzero().flatten()
     wrong, errors, squares = torch.zeros(3, N, device=run.device)
     with run.evaluating(model) as net:
         for start in range(0, n, CHUNK):
             sequences = draw(run, task, (N, min(CHUNK, n - start)), what, start)[left]
             error = (sequences.truth - outputs_of(left, net, sequences.x, sequences.last)).abs()  # (left, M, K)
-            wrong[left] += (error >= run.config.correct_within).any(-1).sum(1)
+            wrong[left] += (error >= config.correct_within).any(-1).sum(1)
             errors[left] += error.mean(-1).sum(1)
             squares[left] += error.square().mean(-1).sum(1)
             if solved is not None:

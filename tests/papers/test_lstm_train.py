@@ -3,18 +3,21 @@
 import contextlib
 import copy
 import dataclasses
+import json
 import types
 
 import pytest
 import torch
 
+from common import directory
 from common.data.order import mix
+from papers.lstm import pretrained
 from papers.lstm.model import LSTM
 from papers.lstm.sequence_end import CHUNK, Config, Solved, evaluate
 from papers.lstm.tasks import TASKS
 from papers.lstm.train import EXPERIMENTS
 from tests.papers.test_lstm_model import by_hand
-from tests.start import here, newest, record
+from tests.start import here, newest, record, weights
 
 SCRIPT = "papers.lstm.train"
 
@@ -104,22 +107,48 @@ def test_criterion_of_3c_is_judged_without_the_noise_of_the_targets(tmp_path):
     assert metrics["success_rate"] == 100 and metrics["sequences"] == 1000, "at the first look, although noise exceeds 0.5 often"
 
 
+def test_what_a_run_has_learned_is_evaluated_to_its_own_numbers(tmp_path, monkeypatch, capfd):
+    """From its folder and from its safetensors file; on other test sequences to others."""
+    from safetensors.torch import save_file
+
+    flags = ["--trials", 2, "--max-sequences", 1100, "--correct-within", 0.5, "--mean-error", 0.4]
+    assert here(SCRIPT, "two-sequence-3c", "--out", tmp_path, *flags)[0] == 0
+    folder = tmp_path / "lstm/two-sequence-3c/seed0"
+    ran, evaluated = record(folder), weights(pretrained, tmp_path / "out", monkeypatch, capfd)
+    state = directory.learned(folder, "lstm")[2]["model"]
+    save_file(state, tmp_path / "mine.safetensors", {"config": json.dumps(ran["config"])})
+    for what, name in ((folder, "two-sequence-3c-seed0"), (tmp_path / "mine.safetensors", "mine")):
+        assert evaluated(what) == (0, [])
+        metrics = record(tmp_path / f"out/lstm/weights-{name}/seed0")["metrics"]
+        assert metrics["wrong_of_2560"] == 2560 * ran["metrics"]["wrong_fraction"]
+        assert [metrics[key] for key in ("wrong_max", "test_error")] == [ran["metrics"][key] for key in ("wrong_max", "test_error")]
+    assert evaluated(folder, "--seed", 1) == (0, [])
+    assert (
+        record(tmp_path / "out/lstm/weights-two-sequence-3c-seed0/seed1")["metrics"]["test_error"] != ran["metrics"]["test_error"]
+    )
+    save_file({**state, "more": torch.ones(2)}, tmp_path / "other.safetensors", {"config": json.dumps(ran["config"])})
+    code, errors = evaluated(tmp_path / "other.safetensors")
+    assert code == 2 and "not the nets of their configuration: more is no weight of its" in errors[0]
+    code, errors = evaluated("none")
+    assert code == 2 and "name a run's folder, or one of" in errors[0]
+
+
 def test_a_look_sees_the_trials_that_may_meet_a_rule_as_the_whole_test_does():
     """Of six trials one has met both rules, one the first, and two have more wrong than any rule allows, but not at once."""
     torch.manual_seed(1)
     n, task = 2 * CHUNK + 20, TASKS["two-sequence-3a"]
     config = Config("two-sequence-3a", trials=6, blocks=1, cells=1, input_gate_bias=None, correct_within=0.5)
-    run = types.SimpleNamespace(config=config, seed=0, device=torch.device("cpu"), evaluating=contextlib.nullcontext)
+    run = types.SimpleNamespace(seed=0, device=torch.device("cpu"), evaluating=contextlib.nullcontext)
     model = LSTM(6, task.inputs, task.outputs, 1, 1, init=1.0)
     with torch.no_grad():
-        wrong, mean, _ = evaluate(run, model, task, n, "criterion")
+        wrong, mean, _ = evaluate(run, config, model, n, "criterion")
     order = wrong.argsort()
     assert CHUNK < wrong[order[3]] < wrong[order[4]] < n
     solved = Solved(dataclasses.replace(config, allowed=(int(wrong[order[3]]), 0), below=(1.0, 1.0)))
     solved.after[:, order[0]] = 1000
     solved.after[0, order[5]] = 1000
     with torch.no_grad():
-        seen, errors, _ = evaluate(run, model, task, n, "criterion", solved)
+        seen, errors, _ = evaluate(run, config, model, n, "criterion", solved)
     left = order[1:4]
     assert torch.equal(seen[left], wrong[left]) and seen[order[[0, 4, 5]]].eq(n).all()
     torch.testing.assert_close(errors[left], mean[left])
