@@ -160,3 +160,50 @@ def test_a_clip_with_a_resnet(tmp_path):
     assert export.main("clip", str(folder), "open_clip") == 0
     with pytest.raises(BadInput, match="transformers has no CLIP with a ResNet: take open_clip"):
         export.main("clip", str(folder), "transformers")
+
+
+@pytest.mark.parametrize(("data", "D"), [("frey-face", 560), ("mnist", 784)])
+def test_vae_as_its_parts(tmp_path, data, D):
+    from papers.vae.train import Config, Methods
+
+    torch.manual_seed(2)
+    config = Config(data=data, latent=3, hidden=7, train_size=1000)
+    nets = Methods(config)
+    for weight in nets.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    to = exported("vae", written(tmp_path / "run", "vae", data, config, nets), "onnx")
+    z, x = torch.randn(5, 3), torch.rand(4, D)
+    with torch.no_grad():
+        agree(nets.aevb.decoder.mean(z), onnx(to / "decoder.onnx", z=z))
+        for ours, theirs in zip(nets.aevb.encoder(x), onnx(to / "encoder.onnx", all_of=True, x=x), strict=True):
+            agree(ours, theirs)
+
+
+@pytest.mark.parametrize("digits", [True, False])
+def test_dcgan_by_the_statistics_of_each_batch(tmp_path, digits):
+    from papers.dcgan.train import Mnist, networks
+    from papers.dcgan.unlabelled import NETWORKS, Images
+
+    torch.manual_seed(2)
+    config = Mnist(Z=6, maps=4, units=9) if digits else Images(data="made-up", Z=6, width=4)
+    G, D = networks(config) if digits else NETWORKS["made-up"](6, 4)
+    folder = written(tmp_path / "run", "dcgan", "x", config, G, "generator")
+    state = newest(folder)
+    state["objects"] = {"generator": G.state_dict(), "model": D.state_dict()}
+    directory.save(folder, state)
+    to, y = exported("dcgan", folder, "onnx"), {"y": torch.eye(10)[[3, 1, 4, 1, 5]]} if digits else {}
+    z, x = 2 * torch.rand(5, 6) - 1, torch.rand(5, *((1, 28, 28) if digits else (3, 32, 32)))
+    with torch.no_grad():
+        agree(G(z, *y.values()), onnx(to / "generator.onnx", z=z, **y))
+        agree(D(x, *y.values()), onnx(to / "discriminator.onnx", x=x, **y))
+
+
+def test_alexnet(tmp_path):
+    from papers.alexnet.train import ImageNet
+
+    torch.manual_seed(2)
+    config = ImageNet(narrow=16, classes=5)
+    net = config.networks()[""].eval()
+    folder, x = written(tmp_path / "run", "alexnet", "imagenet", config, net), 60 * torch.randn(3, 3, 224, 224)
+    with torch.no_grad():
+        agree(net(x), onnx(exported("alexnet", folder, "onnx") / "model.onnx", images=x))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from common import directory, figures
@@ -40,17 +40,23 @@ class Command:
     """Samples in a row of the picture."""
 
 
+def of_run(folder: Path) -> tuple[Mnist | Images, nn.Module, nn.Module]:
+    """Hyper-parameters, generator, discriminator. Raises BadInput: it is no folder of a run, or has no checkpoint that fits."""
+    _, config, learned = directory.learned(folder, "dcgan", Mnist, Images)
+    G, D = networks(config) if isinstance(config, Mnist) else NETWORKS[config.data](config.Z, config.width)
+    nets = {"generator": G, "model": D}
+    directory.restore(folder, {name: learned[name] for name in nets}, nets)
+    return config, G, D
+
+
 def drawn(folder: Path, n: int, seed: int) -> Tensor:
     """What `figures.grid` takes, (n, 28, 28) or (n, 3, H, W) in [0, 1].
 
     Raises:
         BadInput: it is no folder of a run, or has no checkpoint.
     """
-    _, config, learned = directory.learned(folder, "dcgan", Mnist, Images)
-    digits = isinstance(config, Mnist)
-    net, _ = networks(config) if digits else NETWORKS[config.data](config.Z, config.width)
-    directory.restore(folder, {"generator": learned["generator"]}, {"generator": net})
-    images = []
+    config, net, _ = of_run(folder)
+    digits, images = isinstance(config, Mnist), []
     with torch.no_grad():
         for number in range(-(-n // BATCH)):
             generator = torch.Generator().manual_seed(mix(seed, "samples", number))

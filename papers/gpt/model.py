@@ -129,11 +129,10 @@ class LSTM(nn.Module):
         self, vocabulary: int = 40_478, *, units: int = 2048, D: int = 768, context: int = 512, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.context = context
+        self.context, self.dropout = context, nn.Dropout(dropout)
         self.embedding = nn.Embedding(vocabulary, D)
         self.lstm = nn.LSTM(D, units, batch_first=True)
         self.out = nn.Linear(units, D)
-        self.dropout = nn.Dropout(dropout)
         initialise(self)
 
     def states(self, tokens: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
