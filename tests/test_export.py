@@ -270,6 +270,19 @@ def test_the_published_number_comes_from_the_published_weights(tmp_path, monkeyp
     assert record(tmp_path / "lenet/weights-mnist-seed0/seed0")["metrics"]["errors"] == ours["metrics"]["errors"]
 
 
+@pytest.mark.slow
+def test_the_published_lstms_give_their_numbers(tmp_path, monkeypatch, capfd):
+    """`make evaluate-lstm`; all twenty have learned, so that a mean over them is the record's over those that have."""
+    from papers.lstm import pretrained
+
+    evaluate = weights(pretrained, tmp_path, monkeypatch, capfd)
+    assert evaluate("temporal-order-6a-seed0") == (0, [])
+    ours = next(r for r in records("lstm") if (r["experiment"], r["seed"]) == ("temporal-order-6a", 0))["metrics"]
+    assert ours["success_rate"] == 100
+    found = record(tmp_path / "lstm/weights-temporal-order-6a-seed0/seed0")["metrics"]
+    assert found == pytest.approx({key: ours[key] for key in found}, rel=1e-6)
+
+
 def test_a_lenet_of_ones_own_is_evaluated(tmp_path, monkeypatch, capfd):
     from common.data import mnist
     from papers.lenet import digits, pretrained
