@@ -19,8 +19,8 @@ from common.benchmark import compare
 from common.data import imagenet, standin, workers
 from common.data.images import crop, draw_crops, random_crop, windows
 from common.data.order import permuted
+from papers.resnet.data import PAD
 from papers.resnet.model import CifarResNet, resnet50
-from papers.resnet.train import PAD
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GPU = DEVICE.type == "cuda"

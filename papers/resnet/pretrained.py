@@ -24,9 +24,10 @@ from common.data import imagenet
 from common.data.images import STD
 from common.run import Run
 from common.weights import filled, fingerprint, read, refused
+from papers.resnet.data import evaluate, validation
 from papers.resnet.keys import from_timm, from_torchvision
 from papers.resnet.model import BasicBlock, Bottleneck, ResNet
-from papers.resnet.train import ImageNet, evaluate, validation
+from papers.resnet.train import ImageNet
 
 NETS = {  # block, how many in conv2_x, conv3_x, conv4_x, conv5_x -> depth
     (BasicBlock, (2, 2, 2, 2)): 18,

@@ -3,6 +3,7 @@
     make reproduce-resnet                                                 # ResNet-50 on ImageNet, on all GPUs of this machine
     make reproduce-resnet GPUS=8 NODES=2 NODE_RANK=0 MASTER=host:29500    # the first of two machines; NODE_RANK=1 on the second
     make reproduce-resnet EXPERIMENT=cifar10-resnet20                     # Table 6; 1.5 hours on two CPU cores
+    make reproduce-resnet EXPERIMENT=cifar10-degradation                  # plain and residual, 20 and 56 layers; 3 hours there
     make reproduce-resnet EXPERIMENT=cifar10-resnet110 SEEDS="0 1 2 3 4"  # the paper's five runs
     torchrun --nproc-per-node=8 -m papers.resnet.train imagenet-resnet50 --data-dir /data     # the same without make
 
@@ -11,71 +12,24 @@ imagenet-1k. At the end a run prints, for each claim, the paper's value, ours an
 or 6, and for CIFAR-10 those of Figure 7.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from common import figures
 from common.claims import Claim, Experiment
 from common.command import reproduce
-from common.data import cifar, imagenet, standin
-from common.data.images import (
-    CENTRE,
-    EIGENVALUES,
-    EIGENVECTORS,
-    FIVE,
-    MEAN,
-    crop,
-    draw_colours,
-    draw_crops,
-    normalised,
-    pixels,
-    random_crop,
-    resize,
-    views,
-    windows,
-)  # fmt: skip
 from common.data.order import shuffled
-from common.data.workers import Reader
-from common.options import at_least_one, fraction, positive
+from common.options import at_least_one
 from common.run import Run
+from papers.resnet.data import Tests, cifar10, evaluate, imagenet_2012
+from papers.resnet.degradation import CLAIMS, KINDS, Degradation, side_by_side
 from papers.resnet.model import CifarResNet, plain18, plain34, resnet18, resnet34, resnet50, resnet101, resnet152
+from papers.resnet.recipe import Config
 from papers.resnet.responses import draw_responses, layer_responses
-
-
-@dataclass(frozen=True)
-class Config:
-    """Hyper-parameters that Sec. 3.4 and 4.2 have in common."""
-
-    depth: int
-    """Layers with weights."""
-    batch_size: int
-    """Images for one update, on all processes together."""
-    steps: int
-    """Updates."""
-    drops: tuple[int, ...]
-    """The rate is divided by 10 after so many updates."""
-    evaluate_every: int
-    """Updates between two looks at the test set."""
-    lr: float = 0.1
-    """Learning rate at the start."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    """Of all weights, those of batch norm among them (the paper names no exception)."""
-
-    def __post_init__(self) -> None:
-        positive(self, "lr")
-        at_least_one(self, "batch_size", "steps", "evaluate_every")
-        fraction(self, "momentum")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"--weight-decay must not be negative, got {self.weight_decay}")
-
-    def lr_at(self, step: int) -> float:
-        return self.lr / 10 ** sum(step >= drop for drop in self.drops)
 
 
 @dataclass(frozen=True)
@@ -83,6 +37,7 @@ class ImageNet(Config):
     """Hyper-parameters of Sec. 3.4."""
 
     depth: int = 50
+    """Layers with weights."""
     option: Literal["A", "B", "C", "plain"] = "B"
     """Shortcuts (Sec. 4.1); plain: none."""
     batch_size: int = 256
@@ -116,10 +71,6 @@ class ImageNet(Config):
 
 
 DEPTHS = {18: resnet18, 34: resnet34, 50: resnet50, 101: resnet101, 152: resnet152}
-PAD = (
-    4  # Sec. 4.2: "4 pixels are padded on each side, and a 32x32 crop is randomly sampled from the padded image or its [...] flip"
-)
-SCALES = (224, 256, 384, 480, 640)  # Sec. 3.4: shorter sides of tests, for crops of 224
 
 
 @dataclass(frozen=True)
@@ -155,7 +106,9 @@ class Cifar(Config):
         return super().lr_at(step)
 
 
-def train(run: Run[ImageNet | Cifar]) -> dict[str, float]:
+def train(run: Run[ImageNet | Cifar | Degradation]) -> dict[str, float]:
+    if isinstance(run.config, Degradation):
+        return side_by_side(run)
     config, B = run.config, run.config.batch_size
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     data = cifar10(run) if isinstance(config, Cifar) else imagenet_2012(run)
@@ -188,114 +141,6 @@ def train(run: Run[ImageNet | Cifar]) -> dict[str, float]:
         draw_responses(run, responses)
         metrics["response_std"] = responses.mean().item()
     return metrics
-
-
-class Tests(NamedTuple):
-    """Images that a net is tested on."""
-
-    n: int
-    kinds: tuple[str, ...]  # ways to look at an image, the first of them during training
-    errors: tuple[str, ...]  # names, by the kind: of the likeliest answer, and of the five likeliest where these count
-    batches: Callable[[str], Iterator[tuple[list[Tensor], Tensor]]]  # kind -> this process's: views (b k, 3, H, W), labels (b,)
-
-
-class Data(NamedTuple):
-    """A data set as `train` goes through it."""
-
-    n: int  # training images
-    reader: Reader | None  # of these; None: they are on the device
-    shown: Callable[[int, Any], tuple[Tensor, Tensor]]  # step, what is drawn or read for it -> images (b, 3, H, W), labels (b,)
-    tests: Tests
-
-
-def cifar10(run: Run[Cifar]) -> Data:
-    """CIFAR-10 on the run's device, where crops, flips and the mean are taken, a batch at a time (Sec. 4.2)."""
-    made_up, B = run.config.data == "made-up", run.config.batch_size
-    if made_up:
-        data = cifar.CIFAR(*standin.images(256, 0), *standin.images(100, 1), sha256="")
-    else:
-        run.on_main(lambda: cifar.fetch(run.data_dir))
-        data = cifar.load(run.data_dir)
-    n, n_test = len(data.train_labels), len(data.test_labels)
-    run.describe_data(name="cifar10", sha256=data.sha256, train=n, test=n_test, stand_in=made_up)
-    mean = data.train_images.double().mean(0).to(run.device, torch.get_default_dtype())  # "the per-pixel mean subtracted"
-    images, labels, test_images, test_labels = (
-        t.to(run.device) for t in (data.train_images, data.train_labels, data.test_images, data.test_labels)
-    )
-    crops, mean_crops = windows(images, PAD), windows(mean, PAD)
-
-    def shown(step: int, index: Tensor) -> tuple[Tensor, Tensor]:
-        draws = draw_crops(B, 2 * PAD + 1, run.seed, step)[run.share(B)]
-        index, draws = (t.to(run.device, non_blocking=True) for t in (index, draws))
-        return crop(crops, mean_crops, index, draws), labels[index]
-
-    def batches(kind: str) -> Iterator[tuple[list[Tensor], Tensor]]:
-        mine = run.share(n_test)
-        for some, their_labels in zip(test_images[mine].split(500), test_labels[mine].split(500), strict=True):
-            yield [normalised(some, mean)], their_labels
-
-    return Data(n, None, shown, Tests(n_test, ("single view",), ("test_error",), batches))
-
-
-def imagenet_2012(run: Run[ImageNet]) -> Data:
-    """ImageNet (Sec. 3.4): workers decode, resize, crop and flip; colours and the mean are taken on the device."""
-    config, B, mean = run.config, run.config.batch_size, 255 * torch.tensor(MEAN, device=run.device)
-    test, data = (imagenet.load(run.data_dir, split).told_apart(run.config.classes) for split in ("val", "train"))
-    run.describe_data(
-        name="imagenet", sha256=data.sha256, test_sha256=test.sha256, train=len(data), test=len(test),
-        stand_in=not (data.official and test.official),
-    )  # fmt: skip
-    tests = validation(run, test, config.crop)
-    values, vectors = torch.tensor(EIGENVALUES), torch.tensor(EIGENVECTORS)
-
-    def sample(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return random_crop(data.image(index), config.sides, config.crop, generator), data.labels[index]
-
-    def shown(step: int, read: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        colours = draw_colours(B, config.colour, values, vectors, run.seed, step)[run.share(B)]
-        colours = colours.to(run.device, non_blocking=True)
-        return normalised(read[0], mean - 255 * colours[:, None, None]), read[1]
-
-    return Data(len(data), run.reader(sample), shown, tests)
-
-
-def validation(run: Run, data: imagenet.ImageNet, crop: int, scale: Tensor | float = 255) -> Tests:
-    """ImageNet's validation set, read by worker processes: "the standard 10-crop testing", or whole images at several scales."""
-    kinds, sizes = ("1crop", "10crop", "multiscale"), (250, 25, 1)  # images in a batch: at a scale they have different shapes
-    n, mean = len(data), 255 * torch.tensor(MEAN, device=run.device)
-
-    def sample(index: int, _: torch.Generator) -> tuple[Tensor, ...]:
-        """From n on ten crops, from 2 n on all scales: (k, H, W, 3), ..., ()."""
-        image, label = data.image(index % n), data.labels[index % n]
-        if index >= 2 * n:
-            return (*(pixels(resize(image, round(side * crop / 224)))[None] for side in SCALES), label)
-        crops = views(resize(image, round(crop * 8 / 7)), crop, CENTRE if index < n else FIVE)
-        return crops[:1] if index < n else crops, label
-
-    reader = run.reader(sample)
-
-    def batches(kind: str) -> Iterator[tuple[list[Tensor], Tensor]]:
-        i = kinds.index(kind)
-        for *several, labels in run.examples(reader, n, sizes[i], first=i * n):
-            yield [normalised(images.flatten(0, 1), mean, scale) for images in several], labels
-
-    return Tests(n, kinds, ("top1_error_{}", "top5_error_{}"), batches)
-
-
-def evaluate(run: Run, model: nn.Module, tests: Tests, kind: str) -> dict[str, float]:
-    """Errors over the test set in %: of the answer, and of the five most likely ones. The scores of several views are averaged.
-
-    At several scales (Table 4) in "fully-convolutional form": the last layer is linear, so that averaging over places before it,
-    as the model does at any size, or after it is the same.
-    """
-    hits = []
-    with run.evaluating(model) as net:
-        for several, labels in tests.batches(kind):
-            scores = [net(x).to(x.dtype).softmax(1).unflatten(0, (len(labels), -1)).mean(1) for x in several]
-            hits.append((mean := torch.stack(scores).mean(0)).topk(min(5, mean.shape[1])).indices == labels[:, None])  # (b, 5)
-    hits = run.gather(torch.cat(hits), tests.n)
-    right = (100 * each.double().mean().item() for each in (hits[:, 0], hits.any(1)))
-    return {name.format(kind): 100 - each for name, each in zip(tests.errors, right, strict=False)}
 
 
 def draw_errors(run: Run, tests: Tests) -> None:
@@ -383,6 +228,16 @@ EXPERIMENTS = {
     "cifar10-plain44": figure_6(44, "3.5 h on two CPU cores"),
     "cifar10-plain56": figure_6(56, "4.5 h on two CPU cores"),
     "cifar10-plain110": figure_6(110, "9 h on two CPU cores"),
+    "cifar10-degradation": Experiment(
+        Degradation(), source="Sec. 4.2, Fig. 6", cap="16,000 updates of each net",
+        cost="3 h on two CPU cores, by the others' speeds", claims=CLAIMS,
+        note="scaled: a quarter of the updates", figures=KINDS, **{**RUN, "kind": "scaled"},
+    ),
+    "smoke-degradation": Experiment(
+        Degradation(depths=(8, 14), batch_size=16, steps=8, drops=(4, 6), evaluate_every=4, data="made-up"),
+        source="Sec. 4.2, Fig. 6", cap="8 updates", cost="5 s", log_every=2, checkpoint_every=0, figures=KINDS,
+        **{**RUN, "kind": "smoke"},
+    ),
     "smoke": Experiment(
         Cifar(depth=8, batch_size=32, steps=24, drops=(12, 18), evaluate_every=12, data="made-up"),
         source="Sec. 4.2", cap="24 updates", cost="5 s", log_every=6, checkpoint_every=0, **{**RUN, "kind": "smoke"},

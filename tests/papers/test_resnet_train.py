@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from common.data import standin
 from common.data.images import draw_crops
 from common.data.order import mix, permuted
-from papers.resnet import train
+from papers.resnet import data, train
 from papers.resnet.model import CifarResNet
 from papers.resnet.responses import layer_responses
 from tests.start import compiling, here, judged, newest, record, refuses, rows
@@ -78,13 +78,21 @@ def test_claims_on_imagenet():
 def test_claims_on_cifar10():
     """Table 6. What a broken net has as well is no claim: 90 % reproduces nothing, and 1,202 layers are worse than 110."""
     table = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61, 1202: 7.93}
-    cifar = {name: each for name, each in train.EXPERIMENTS.items() if name.startswith("cifar10")}
+    cifar = {name: each for name, each in train.EXPERIMENTS.items() if name.startswith("cifar10") and each.kind == "paper"}
     found = {name: [claim.value for claim in each.claims] for name, each in cifar.items()}
     plain = {f"cifar10-plain{depth}": [] for depth in (20, 32, 44, 56, 110)}
     assert found == {f"cifar10-resnet{depth}": [error] for depth, error in table.items()} | plain
     assert not any(judged(claim, "paper", [90.0]) == "reproduced" for each in cifar.values() for claim in each.claims)
     (deepest,) = cifar["cifar10-resnet1202"].claims
     assert judged(deepest, "paper", [6.61]) == "short by 1.3%"
+
+
+def test_degradation_is_judged_by_both_signs():
+    """A difference within the noise shows nothing, whatever its sign."""
+    plain, residual = train.EXPERIMENTS["cifar10-degradation"].claims
+    for claim, papers in ((plain, -1), (residual, 1)):
+        said = [judged(claim, "paper", [papers * points]) for points in (1.78, 0.2, -1.78)]
+        assert said == ["reproduced", "short, within noise", "short by 1.8 points"], claim.metric
 
 
 SMALL = ("smoke", "--steps", 6, "--drops", 3, 5, "--batch-size", 16, "--evaluate-every", 3, "--precision", "fp64")
@@ -130,6 +138,26 @@ def test_training_is_the_papers_recipe(residual, tmp_path, double):
     assert [row["train_loss"] for row in lines] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6)
 
 
+def test_nets_side_by_side_learn_as_alone(tmp_path):
+    """The plain net of 8 layers, which draws the first weights: its errors and losses are those of a run of its own."""
+    flags = ["--steps", 8, "--drops", 4, 6, "--batch-size", 16, "--evaluate-every", 8, "--precision", "fp64"]
+    for name, more in (("smoke", ["--no-residual"]), ("smoke-degradation", [])):
+        code, output = here(SCRIPT, name, *flags, *more, "--out", tmp_path)
+        assert code == 0, output
+    alone, beside = (rows(tmp_path / "resnet" / name / "seed0") for name in ("smoke", "smoke-degradation"))
+    assert [row["step"] for row in alone] == [6, 8] and [row["step"] for row in beside] == [2, 4, 6, 8]
+    for key in ("train_loss", "train_error"):
+        first, second = [row[f"plain8_{key}"] for row in beside[:3]], beside[3][f"plain8_{key}"]
+        assert [sum(first) / 3, second] == pytest.approx([row[key] for row in alone])
+    metrics = record(tmp_path / "resnet/smoke-degradation/seed0")["metrics"]
+    assert metrics["plain8_test_error"] == alone[-1]["test_error"]
+    assert metrics["residual14_train_error"] == beside[-1]["residual14_train_error"], "of the last tenth, which is one line"
+    for kind in ("plain", "residual"):
+        for part in ("train", "test"):
+            errors = [metrics[f"{kind}{depth}_{part}_error"] for depth in (8, 14)]
+            assert metrics[f"{kind}_{part}_gain"] == pytest.approx(errors[0] - errors[1])
+
+
 @pytest.mark.slow
 def test_bf16_and_the_compiled_net_train_alike(tmp_path):
     """Losses of 40 updates: bf16 within a few per cent of fp32, the compiled net's those of the eager one."""
@@ -160,7 +188,7 @@ def evaluated(table, batches, n, errors):
     from contextlib import nullcontext
 
     run = SimpleNamespace(evaluating=nullcontext, gather=lambda hits, count: hits if len(hits) == count else pytest.fail("count"))
-    return train.evaluate(run, Scores(table), train.Tests(n, ("1crop",), errors, lambda kind: batches), "1crop")
+    return data.evaluate(run, Scores(table), data.Tests(n, ("1crop",), errors, lambda kind: batches), "1crop")
 
 
 def numbered(*rows):
