@@ -13,7 +13,7 @@ import pytest
 from common import provenance
 from common.claims import Claim, Verdict, measured, reached, values, verdict
 from common.errors import BadInput
-from common.options import differences
+from common.options import config_dict, differences
 from common.words import label, number, paper_value, spread, tolerance
 from tests.start import judged
 from tests.toy.train import EXPERIMENTS
@@ -291,6 +291,16 @@ def test_what_cannot_be_trusted_is_not_published(changes, reason, repository, tm
     assert "added     headline seed 0" in output
     assert reason in next(line for line in output.splitlines() if line.startswith("refused"))
     assert [record["seed"] for record in records("toy")] == [0]
+
+
+def test_a_processor_without_bf16_publishes_in_single_precision(tmp_path):
+    """Nothing else passes for bf16, and single precision not for double."""
+    e, record = EXPERIMENTS["smoke"], {"data": {"stand_in": False}, "commit": None}
+    record["config"] = config_dict(e.config)
+    for runs, made, refused in (("bf16", "fp32", False), ("bf16", "fp64", True), ("fp64", "fp32", True), ("tf32", "fp32", True)):
+        experiment = dataclasses.replace(e, precision={"cpu": runs, "cuda": runs}, figures=())
+        said = publish.refusal(record | {"precision": made}, experiment, tmp_path)
+        assert ("which is not what the experiment runs in" in said) == refused, said
 
 
 def test_code_hash_is_that_of_the_commit_only_while_nothing_is_changed(repository):

@@ -24,7 +24,7 @@ WIDE = {  # files beyond the limit, and theirs
 }  # fmt: skip
 TOTALS = {
     "common": (3630, 174850),
-    "tools": (1677, 83254),
+    "tools": (1675, 83254),
     "site": (810, 39329),
 }  # lines, bytes: to shrink to 2,800, 140,000, 700 besides new commands
 LONELY = {  # modules of common with one paper so far -> the paper that will be the second

@@ -1,8 +1,8 @@
 """`make export-<paper> RUN=runs/...`: what a run has learned, as other people's programs read it, with a card that says what it is.
 
 safetensors and onnx; and what the paper's export.py names: state dicts of torchvision, timm or open_clip, folders of
-transformers or diffusers. Every file is read again before it counts: by onnxruntime or by that library, on random inputs, with the
-outputs of our own net.
+transformers or diffusers. Every file is read again before it counts: by onnxruntime or by that library, on random inputs, with our
+net's outputs.
 """
 
 import json
@@ -70,9 +70,7 @@ def same_outputs(what: str, ours: Tensor | tuple, theirs: Tensor | tuple) -> Non
         a, b = (y.masked_fill(y.abs() > 1e30, 0) for y in (a, b))  # the least that there is stands for -inf
         off = ((a - b).abs().max() / a.abs().max().clamp(min=1e-9)).item() if a.shape == b.shape else float("nan")
         if not off <= CLOSE:
-            raise Failed(
-                f"{what} gives other outputs than our net ({off:.1e} of the largest off): this would be wrong, and is not kept"
-            )
+            raise Failed(f"{what} gives other outputs than our net ({off:.1e} of the largest off): not kept")
 
 
 def as_safetensors(state: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:

@@ -35,9 +35,9 @@ def refusal(record: Record, experiment: Experiment | None, figures: Path) -> str
         return "its data is a stand-in"
     if changed := differences(record["config"], experiment.config):
         return f"other hyper-parameters than the experiment's ({', '.join(changed)})"
-    verified = set(experiment.precision.values())
-    if record["precision"] not in verified:
-        return f"in {record['precision']}, which is not what the experiment runs in ({', '.join(verified)})"
+    runs_in, precision = {*experiment.precision.values()}, record["precision"]
+    if precision not in runs_in and (precision, "bf16" in runs_in) != ("fp32", True):  # a CPU without bf16
+        return f"in {precision}, which is not what the experiment runs in ({', '.join(runs_in)})"
     if record.get("changes"):
         return f"its recipe changed on the way ({'; '.join(change['what'] for change in record['changes'])})"
     if missing := [name for name in experiment.figures if not (figures / f"{name}.png").exists()]:
@@ -76,7 +76,7 @@ def made_from(mine: list[Record]) -> str:
 
 
 def keep_weights(run: Path, paper: str, record: Record) -> None:
-    """Into papers/<paper>/weights/, if they are small and the paper has an export.py; the record says where and what they are."""
+    """Into papers/<paper>/weights/, if they are small and the paper has an export.py; the record says where."""
     if exporter(paper) is None or not checkpoints(run):
         return
     content = as_safetensors(learned(run, paper), facts_of(record))
@@ -88,7 +88,7 @@ def keep_weights(run: Path, paper: str, record: Record) -> None:
 
 
 def draw(paper: str, kept: list[Record]) -> None:
-    """The pictures that train.py draws from several records."""
+    """Pictures that train.py draws from several records."""
     for name, (wanted, function) in pictures(paper).items():
         if mine := [record for record in kept if record["experiment"] in wanted]:
             path, about = ROOT / "papers" / paper / "figures" / f"{name}.png", {"Title": name, "Description": made_from(mine)}

@@ -155,7 +155,7 @@ def records_table(paper: str) -> str:
     for r in records(paper):
         metrics = ", ".join(f"{k} {number(v)}" for k, v in r["metrics"].items())
         commit = f"`{(r['commit'] or '')[:10]}`" + (f", stale: {r['stale']}" if "stale" in r else "")
-        rows.append([f"`{r['experiment']}`", str(r["seed"]), metrics, number(r["samples_per_s"]), commit])
+        rows.append([f"`{r['experiment']}`", str(r["seed"]), metrics, f"{number(r['samples_per_s'])}, {r['precision']}", commit])
     table = maybe_folded("runs", ["experiment", "seed", "metrics", "samples/s", "commit"], rows)
     return f"Everything that the published runs measured:\n\n{table}" if rows else "No run has been published yet.\n"
 
