@@ -91,7 +91,7 @@ def test_help():
 
 
 def test_no_official_weights():
-    assert make("evaluate-lstm") == (0, ["lstm: there are no official weights, so nothing to evaluate"])
+    assert make("evaluate-adam") == (0, ["adam: there are no official weights, so nothing to evaluate"])
 
 
 def test_evaluation_gets_the_weights_and_its_options(tmp_path):

@@ -48,7 +48,7 @@ def test_solved_trials_of_a_record():
     assert steps_of(several)[1] == [0, 0, 60, 60], "of the trials of all rates"
 
 
-@pytest.mark.parametrize("record", [r for r in records("lstm") if r["seed"] == 0], ids=lambda r: r["experiment"])
+@pytest.mark.parametrize("record", [r for r in records("lstm") if r["seed"] == 0 and r["steps"]], ids=lambda r: r["experiment"])
 def test_curves_of_the_published_records_end_at_their_success_rates(record):
     x, y = steps_of(record)
     rate = record["metrics"].get("success_rate")
