@@ -114,7 +114,7 @@ with torch.no_grad():
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"name": "multi30k de-en"}, "Flickr30K"),
+        ({"name": "multi30k de-en"}, "derived from Flickr30K"),
         ({"name": "mnist, held out: 10,000 of the training images"}, "none stated by its authors"),
         ({"name": "adding-4, generated", "generator": "papers/lstm/tasks.py"}, "made by this repository's code"),
         ({"name": "my photographs"}, "of the data not known"),

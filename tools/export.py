@@ -1,8 +1,8 @@
 """`make export-<paper> RUN=runs/...`: what a run has learned, as other people's programs read it, with a card that says what it is.
 
 safetensors and onnx; and what the paper's export.py names: state dicts of torchvision, timm or open_clip, folders of
-transformers or diffusers. Every file is read again before it counts: by onnxruntime or by that library, on random inputs, with our
-net's outputs.
+transformers or diffusers. Every file is read again before it counts: by onnxruntime or that library, on random inputs, with our
+outputs.
 """
 
 import json

@@ -11,7 +11,7 @@ LICENCES = {  # by the first word of a data set's name in the record
     "cifar10": "none stated by its authors",
     "wikitext-2": "CC BY-SA 3.0 / GFDL (text of Wikipedia)",
     "tinyshakespeare": "public domain",
-    "multi30k": "no licence file; Flickr30K's images are for non-commercial research and education",
+    "multi30k": "no licence file; derived from Flickr30K, whose images are for non-commercial research and education",
     "wmt14": "not known of the training texts; WMT gives its test sets out for research",
     **dict.fromkeys(("cola", "sst2", "mrpc", "rte", "qnli"), GLUE),
     "stsb": "scores CC BY-SA 4.0, texts by their source",

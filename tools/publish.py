@@ -35,9 +35,9 @@ def refusal(record: Record, experiment: Experiment | None, figures: Path) -> str
         return "its data is a stand-in"
     if changed := differences(record["config"], experiment.config):
         return f"other hyper-parameters than the experiment's ({', '.join(changed)})"
-    runs_in, precision = {*experiment.precision.values()}, record["precision"]
-    if precision not in runs_in and (precision, "bf16" in runs_in) != ("fp32", True):  # a CPU without bf16
-        return f"in {precision}, which is not what the experiment runs in ({', '.join(runs_in)})"
+    usual, precision = {*experiment.precision.values()}, record["precision"]
+    if precision not in usual and not (precision == "fp32" and "bf16" in usual):  # a CPU without bf16
+        return f"in {precision}, which is not what the experiment runs in ({', '.join(usual)})"
     if record.get("changes"):
         return f"its recipe changed on the way ({'; '.join(change['what'] for change in record['changes'])})"
     if missing := [name for name in experiment.figures if not (figures / f"{name}.png").exists()]:

@@ -56,14 +56,13 @@ def side_by_side(run: Run[Degradation]) -> dict[str, float]:
         )
         for name, net in models.items()
     }  # fmt: skip
-    names = [*models]
-    objects = dict(zip([*models, *optimizers], run.prepare(**models, **optimizers), strict=True))
-    nets, draw = {name: run.compile(objects[name]) for name in names}, shuffled(data.n, B, run.seed)
+    prepared = run.prepare(**models, **optimizers)
+    models, optimizers = (dict(zip(models, each, strict=True)) for each in (prepared[: len(models)], prepared[len(models) :]))
+    nets, draw = {name: run.compile(model) for name, model in models.items()}, shuffled(data.n, B, run.seed)
     for step, index in run.indices(draw, steps=config.steps):
         batch = data.shown(step, index)
-        for name in names:
-            model, optimizer = objects[name], objects[f"{name}_optimizer"]
-            for group in optimizer.param_groups:
+        for name, model in models.items():
+            for group in optimizers[name].param_groups:
                 group["lr"] = config.lr_at(step)
             for (images, labels), weight in run.micro_batches(batch, model, of=B):
                 with run.autocast():
@@ -72,13 +71,13 @@ def side_by_side(run: Run[Degradation]) -> dict[str, float]:
                 run.backward(loss * weight)
                 wrong = 100 * weight * (logits.argmax(1) != labels).float().mean()
                 run.log(**{f"{name}_train_loss": loss * weight, f"{name}_train_error": wrong})
-            optimizer.step()
-            optimizer.zero_grad()
+            optimizers[name].step()
+            optimizers[name].zero_grad()
         if (step + 1) % config.evaluate_every == 0:
-            run.report(**tested(run, objects, names, data.tests), lr=config.lr_at(step))
+            run.report(**tested(run, models, data.tests), lr=config.lr_at(step))
 
-    metrics = tested(run, objects, names, data.tests)
-    for name in names:
+    metrics = tested(run, models, data.tests)
+    for name in models:
         x, y = run.curves("step", f"{name}_train_error").values()
         last = [error for step, error in zip(x, y, strict=True) if step > LAST * config.steps]
         metrics[f"{name}_train_error"] = sum(last) / len(last)
@@ -90,8 +89,8 @@ def side_by_side(run: Run[Degradation]) -> dict[str, float]:
     return metrics
 
 
-def tested(run: Run[Degradation], objects: dict, names: list[str], tests: Tests) -> dict[str, float]:
-    return {f"{name}_test_error": evaluate(run, objects[name], tests, tests.kinds[0])["test_error"] for name in names}
+def tested(run: Run[Degradation], models: dict[str, nn.Module], tests: Tests) -> dict[str, float]:
+    return {f"{name}_test_error": evaluate(run, model, tests, tests.kinds[0])["test_error"] for name, model in models.items()}
 
 
 def draw_figure_6(run: Run[Degradation]) -> None:
