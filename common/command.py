@@ -1,5 +1,6 @@
 """From the command line to the exit code: a `train.py` ends with `reproduce(EXPERIMENTS, train)`."""
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -21,7 +22,7 @@ from common.errors import BadFile, BadInput, Compared, Failed, LostWorker, Other
 from common.options import Options, config_dict, differences
 from common.provenance import ROOT
 from common.run import Run
-from common.signals import Interrupted, signals
+from common.signals import Interrupt, Interrupted, signals
 from common.track import speak
 from common.words import columns, duration, outcome
 
@@ -35,7 +36,7 @@ def reproduce(experiments: dict[str, Experiment], train: Callable[[Run], dict[st
     try:
         sys.exit(main(experiments, train, sys.argv[1:] if argv is None else argv))
     finally:
-        gc.freeze()  # else the interpreter looks through all that torch has made, a second long, before it ends
+        gc.freeze()  # else the interpreter, before it ends, looks for a second through what torch made
 
 
 def evaluate_weights(known: dict[str, Experiment], evaluate: Callable[[Run], dict[str, float]]) -> None:
@@ -65,7 +66,7 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
     run = None
     with signals() as interrupt:
         try:
-            name, config, options = parse(experiments, argv, program(script), first)
+            name, config, options = parse(experiments, argv, script, first)
             run = Run(script, name, experiments[name], config, options, interrupt)
             with run:
                 if run.finished is None:
@@ -77,18 +78,19 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
                 print_result(run)
             return 0
         except (BadInput, Failed) as error:
-            speaks = first or isinstance(error, (BadFile, LostWorker))
-            if not speaks and (speaks := "TORCHELASTIC_RUN_ID" in os.environ):
-                time.sleep(PATIENCE)  # until the first process has met the same, said it, and torchrun ends this one too
-            if speaks:
+            if first or isinstance(error, (BadFile, LostWorker)) or waited(interrupt):
                 speak(f"error: {error}", sys.stderr)
             return 2 if isinstance(error, BadInput) else 1
         except RuntimeError as error:
             if run is None or run.processes == 1 or not re.search(r"gloo|NCCL|nccl|by peer", str(error)):
                 raise
-            interrupt.signum = signal.SIGTERM  # the launcher's is no news
             speak(f"process {run.rank} stops, another being gone, which says why ({shorten(str(error), 150)})", sys.stderr)
+            waited(interrupt)
             return 1
+        except SystemExit as error:  # tyro's
+            if error.code and not first:
+                waited(interrupt)
+            raise
         except Interrupted as error:
             if first:
                 newest = next(iter(checkpoints(run.dir)), None) if run else None
@@ -97,8 +99,14 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
             return 128 + error.signum
 
 
-PATIENCE = 20.0  # seconds that another process has to say what it refuses, while it starts W&B perhaps
-GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+def waited(interrupt: Interrupt) -> bool:
+    """Whether torchrun has not ended this process: it does when another, which has the news, ends first."""
+    with contextlib.suppress(Interrupted):
+        interrupt.deferred = False
+        if "TORCHELASTIC_RUN_ID" in os.environ and not interrupt.signum:
+            time.sleep(20)  # W&B may hold it up
+            return True
+    return False
 
 
 def forget_leftovers() -> None:
@@ -108,33 +116,24 @@ def forget_leftovers() -> None:
         if rank == "0" and "TORCHELASTIC_RUN_ID" not in os.environ:
             print(f"WORLD_SIZE={world}: waiting for {world} processes at {address}", file=sys.stderr, flush=True)
         return
-    for name in GROUP:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
 
 
 def compare_with_finished(run: Run, train: Callable[[Run], Any]) -> None:
-    """Whether the data and weights of the finished run are still those that the command names, as far as they are there.
-
-    Raises:
-        OtherData: they are others.
-    """
+    """Raises OtherData: the finished run's data or weights are not those that the command names, as far as they are there."""
     try:
         train(run)
     except Compared:
         about = "the data is the same"
+    except OtherData:
+        raise
     except (BadInput, Failed) as error:
-        if isinstance(error, OtherData):
-            raise
         about = f"the data cannot be compared: {error}"
     run.say(f"finished before, at {run.finished['finished']}; nothing was run now; {about}")
 
 
-def program(script: Path) -> str:
-    parts = script.relative_to(ROOT).with_suffix("").parts if script.is_relative_to(ROOT) else (script.stem,)
-    return f"python -m {'.'.join(parts)}"
-
-
-def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first: bool) -> tuple[str, Any, Options]:
+def parse(experiments: dict[str, Experiment], argv: list[str], script: Path, first: bool) -> tuple[str, Any, Options]:
     """(experiment name, config, options) from the command line; tyro prints help and refusals itself, exit code 2."""
     import tyro
     from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, subcommand
@@ -144,6 +143,8 @@ def parse(experiments: dict[str, Experiment], argv: list[str], prog: str, first:
         hyperparameter = ("hyperparameter", OmitArgPrefixes[type(experiment.config)], experiment.config)
         return dataclasses.make_dataclass("Command", [run, hyperparameter], frozen=True)
 
+    parts = script.relative_to(ROOT).with_suffix("").parts if script.is_relative_to(ROOT) else (script.stem,)
+    prog = f"python -m {'.'.join(parts)}"
     settings: dict[str, Any] = {"config": (FlagCreatePairsOff,), "console_outputs": first}
     if argv and argv[0] in experiments:
         experiment = experiments[argv[0]]
@@ -175,6 +176,6 @@ def print_result(run: Run) -> None:
     end = f"kind {run.experiment.kind}"
     if claims and run.experiment.kind == "paper":
         verdicts = [row[3] for row in rows]
-        own = f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced"
-        end = verdicts[0] if changed or record["data"]["stand_in"] else own
+        same = not changed and not record["data"]["stand_in"]
+        end = f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced" if same else verdicts[0]
     run.say(f"{run.paper} {run.name} seed {run.seed}: {end}, in {duration(record['wall_s'])}")

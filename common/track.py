@@ -101,11 +101,11 @@ def flat(claims: Sequence[Claim]) -> dict[str, float]:
 
 def summary(claims: Sequence[Claim], record: Record) -> dict[str, Any]:
     """A record's metrics, and of each claim the paper's value, ours and the difference."""
-    ours = [(claim, value) for claim in claims if math.isfinite(value := measured(claim, record))]
-    found = {f"claims/{claim.key}/ours": value for claim, value in ours}
-    return (
-        record["metrics"] | flat(claims) | found | {f"claims/{claim.key}/difference": value - claim.value for claim, value in ours}
-    )
+    found = {}
+    for claim in claims:
+        if math.isfinite(value := measured(claim, record)):
+            found |= {f"claims/{claim.key}/ours": value, f"claims/{claim.key}/difference": value - claim.value}
+    return record["metrics"] | flat(claims) | found
 
 
 class WandB:

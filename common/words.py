@@ -74,5 +74,4 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def tolerance(claim: Claim) -> str:
     if claim.either_way:
         return f"{number(claim.value)} ± {number(claim.tolerance)}"
-    lower = claim.lower_is_better
-    return f"{'≤' if lower else '≥'} {number(claim.value + (claim.tolerance if lower else -claim.tolerance))}"
+    return f"≤ {number(claim.value + claim.tolerance)}" if claim.lower_is_better else f"≥ {number(claim.value - claim.tolerance)}"

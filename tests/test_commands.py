@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from common import command
 from common.provenance import ROOT
+from common.signals import signals
 from common.words import label, paper_value
 from tests import lacking
 from tests.start import record, until
@@ -202,6 +204,27 @@ def test_several_processes_end_as_the_first_that_failed(flags, code, said, tmp_p
     assert sum(line.startswith(said) for line in lines) == 1 and not any("Traceback" in line for line in lines), lines
 
 
+def test_several_processes_refuse_an_unknown_experiment_once():
+    torchrun = [sys.executable, "-m", "tools.torchrun", "--nproc-per-node=2", "--standalone", "--local-addr=127.0.0.1"]
+    code, lines = run(*torchrun, "-m", "tests.toy.train", "nothing")
+    assert code == 2 and sum("Unrecognized options: nothing" in line for line in lines) == 1, lines
+    assert not any("Traceback" in line or "stopped by" in line for line in lines), lines
+
+
+def test_who_lost_the_others_waits_for_their_end(monkeypatch):
+    """Else torchrun sees both ends at once, and takes the exit code of either."""
+    with signals() as interrupt:
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+        assert not command.waited(interrupt)  # nobody would end it
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+        monkeypatch.setattr(command.time, "sleep", lambda seconds: None)
+        assert command.waited(interrupt)  # nobody did
+        interrupt.deferred = True  # as a loop leaves it
+        monkeypatch.setattr(command.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+        assert not command.waited(interrupt)
+        assert not command.waited(interrupt)  # it was ended before
+
+
 def test_none_is_started_after_a_failure(capfd):
     jobs = [["sh", "-c", f"echo {code}; exit {code}"] for code in (0, 3, 0)]
     assert run_all(jobs) == 3 and capfd.readouterr().out == "0\n3\n"
@@ -316,8 +339,8 @@ def test_setup_without_a_python_that_will_do(script, reason, fresh, tmp_path):
     (tmp_path / "bin").mkdir()
     if script:
         fake(tmp_path / "bin/python3", script)
-    for command in (["setup"], ["list"]):
-        code, lines = run(MAKE, *command, cwd=fresh, PATH=f"{tmp_path / 'bin'}")
+    for words in (["setup"], ["list"]):
+        code, lines = run(MAKE, *words, cwd=fresh, PATH=f"{tmp_path / 'bin'}")
         assert code == 2
         assert len(lines) == 1 and lines[0].startswith(f"error: {reason}"), lines
     assert not (fresh / ".venv").exists()

@@ -18,6 +18,7 @@ from tests.start import Started, finish, here, record, rows
 from tests.test_commands import MAKE, clean, fake
 
 TOY = "tests.toy.train"
+GROUP = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
 # What the machine has.
@@ -78,12 +79,12 @@ def test_a_word_says_that_bf16_was_not_taken(tmp_path, monkeypatch):
     ids=str,
 )
 def test_leftovers_of_a_launcher_are_forgotten(left, monkeypatch):
-    for name in command.GROUP:
+    for name in GROUP:
         monkeypatch.delenv(name, raising=False)
     for name, value in left.items():
         monkeypatch.setenv(name, value)
     command.forget_leftovers()
-    assert not {*command.GROUP} & {*os.environ}
+    assert not GROUP & {*os.environ}
 
 
 def test_a_group_is_kept_and_waiting_for_it_is_said(monkeypatch, capfd):
