@@ -206,7 +206,7 @@ def test_what_gives_other_outputs_is_not_kept(resnet, monkeypatch):
 def test_what_cannot_be_exported(tmp_path, resnet):
     said = {
         ("resnet", str(resnet[0]), "keras"): "exported as safetensors, onnx, torchvision, timm, not as keras",
-        ("seq2seq_attention", "x", "onnx"): "seq2seq_attention is exported as safetensors, not as onnx",
+        ("adam", "x", "onnx"): "adam is exported as safetensors, not as onnx",
         ("resnet", "", "onnx"): "name the run: RUN=runs/resnet/EXPERIMENT/seed0",
         ("resnet", str(tmp_path / "none"), "onnx"): "is no folder of a run that will do",
         ("lenet", str(resnet[0]), "onnx"): "it holds resnet/imagenet-resnet18",

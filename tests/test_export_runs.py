@@ -86,6 +86,25 @@ def test_lstm_as_its_step(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("argv", [["--present"], ["--networks", "encdec"]], ids=str)
+def test_attention_as_its_parts(argv, smoke):
+    """Word by word onnxruntime has the logits and the weights of the whole sentence, in lengths that the exporter has not seen."""
+    folder, net = smoke("seq2seq_attention", "smoke", *argv)
+    to = exported("seq2seq_attention", folder, "onnx")
+    source, y = torch.randint(3, net.E_x.num_embeddings, (5, 12)), torch.randint(3, net.E_y.num_embeddings, (5, 4))
+    source[1, 2:], source[3, 7:] = 0, 0
+    with torch.no_grad():
+        wanted, alphas = net.decode(source, y)
+    *read, s = onnx(to / "encoder.onnx", all_of=True, source=source)
+    read, last = dict(zip(("Ch", "Coh", "Uah"), read, strict=False)), torch.zeros(5, dtype=torch.int64)
+    for i in range(4):
+        logits, alpha, s = onnx(to / "decoder.onnx", all_of=True, source=source, y=last, s=s, **read)
+        agree(wanted[:, i], logits)
+        assert torch.equal(alpha, alphas[:, i]) if net.alignment is None else agree(alphas[:, i], alpha) is None
+        last = y[:, i]
+
+
+@pytest.mark.slow
 def test_transformer_as_its_parts_and_for_transformers(smoke):
     """onnxruntime translates token by token as beam_search does with one beam; and Marian's logits are ours."""
     from transformers import MarianMTModel
