@@ -136,19 +136,19 @@ class Methods(nn.Module):
             self.register_buffer("chains", torch.randn(config.train_size, config.latent))  # z of each training image
             self.register_buffer("hmc_step_size", torch.tensor(0.01))
 
-    def forward(self, x: Tensor, epsilon: Tensor, z: Tensor, u: Tensor, *mcem: Tensor) -> Tensor:
-        """The objectives, means over the minibatch, in the order of `methods`: (B, D), (B, 1, J), (B, J), (B, D) -> (methods,).
+    def forward(self, x: Tensor, epsilon: Tensor, *more: Tensor) -> Tensor:
+        """The objectives, means over the minibatch, in the order of `methods`: (B, D), (B, 1, J) -> (methods,).
 
-        mcem: the images (B, D) of the latest E step, and the sample (B, J) that it acquired.
+        more: of wake-sleep z (B, J) and u (B, D); then of MCEM the images (B, D) of the latest E step, and its sample (B, J).
         """
         objectives = []
         for method, net in self.named_children():
             if method == "aevb":
                 objectives.append(net(x, epsilon))
             elif method == "wake_sleep":
-                objectives.append(net(x, epsilon, z, u))
+                objectives.append(net(x, epsilon, *more[:2]))
             else:
-                objectives.append(net.log_likelihood(*mcem))
+                objectives.append(net.log_likelihood(*more[-2:]))
         return torch.stack([objective.mean() for objective in objectives])
 
     def e_step(self, x: Tensor, index: Tensor) -> Tensor:
@@ -175,9 +175,10 @@ def minibatch(
     config, M, device = run.config, run.config.batch_size, run.device
     generator = torch.Generator(device).manual_seed(mix(run.seed, "noise", step))
     epsilon = torch.randn(M, 1, config.latent, generator=generator, device=device)  # L = 1
-    z = torch.randn(M, config.latent, generator=generator, device=device)
-    u = torch.rand(M, images.shape[1], generator=generator, device=device)
-    batch = images[numbers(step).to(device, non_blocking=True)], epsilon, z, u
+    batch = images[numbers(step).to(device, non_blocking=True)], epsilon
+    if "wake_sleep" in config.methods:
+        z = torch.randn(M, config.latent, generator=generator, device=device)
+        batch = *batch, z, torch.rand(M, images.shape[1], generator=generator, device=device)
     if "mcem" in config.methods:
         start = step - step % EM_UPDATES  # one minibatch and its sample serve for several updates
         em_index = numbers(start).to(device, non_blocking=True)

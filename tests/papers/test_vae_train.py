@@ -179,6 +179,16 @@ def test_monte_carlo_em_samples_once_for_five_updates():
         torch.testing.assert_close(objectives[1], methods.mcem.log_likelihood(em_x, z).mean())
 
 
+def test_noise_is_drawn_for_the_methods_there_are():
+    images, drawn = torch.rand(20, 784), {}
+    for methods in (("aevb",), ("aevb", "wake_sleep")):
+        run = SimpleNamespace(config=train.Config(methods=methods, batch_size=4), seed=3, device=torch.device("cpu"))
+        drawn[methods] = train.minibatch(run, None, images, shuffled(20, 4, 3), 5)
+    alone, both = drawn.values()
+    assert [t.shape for t in alone] == [(4, 784), (4, 1, 20)] and [t.shape for t in both[2:]] == [(4, 20), (4, 784)]
+    assert all(map(torch.equal, alone, both)), "the same for AEVB beside wake-sleep"
+
+
 def test_the_e_step_is_the_same_on_all_processes():
     results = []
     for other in (1, 2):
