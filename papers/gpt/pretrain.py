@@ -166,14 +166,15 @@ def heldout_loss(run: Run[Any], model: nn.Module, text: Corpus, split: str, T: i
     starts = torch.arange(0, n, T).clamp(max=n - T)
     counted = torch.full((len(starts),), T)
     counted[-1] = n - T * (len(starts) - 1)  # its last tokens only
-    mine, size = torch.arange(len(starts))[run.share(len(starts))], max(1, (run.options.micro_batch or 8192) // T)
+    at_once = run.options.micro_batch or (8192 if run.device.type == "cuda" else 1024)  # tokens; of a CPU's caches
+    mine, size = torch.arange(len(starts))[run.share(len(starts))], max(1, at_once // T)
     nats = torch.zeros(len(mine), dtype=torch.float64, device=run.device)  # of each window
     with run.evaluating(model) as net:
         for at in range(0, len(mine), size):
             rows = mine[at : at + size]
             tokens = on(run.device, text.windows(starts[rows], T, split))
             logits = net(tokens[:, :-1]).to(torch.get_default_dtype())
-            each = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")  # (b, T)
+            each = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(-1, T)  # (b, T)
             new = torch.arange(T, device=run.device) >= T - counted[rows].to(run.device)[:, None]
             nats[at : at + size] = (each * new).double().sum(1)
     return run.gather(nats, len(starts)).sum().item() / n
