@@ -21,15 +21,16 @@ def draw_errors(run: Run[Any], keys: Sequence[str]) -> None:
         found = run.curves("updates", name := f"test_error_{key}")
         lines[key.replace("_", " ")] = (found["updates"], found[name], "-")
     ends = [y[-1] for _, y, _ in lines.values()]
-    axes = {"xlabel": "updates", "ylabel": "test error, %", "ylim": (0.8 * min(ends), 2 * max(ends)), "title": title(run)}
+    limits = (max(0.01, 0.8 * min(ends)), min(100, 2 * max(ends)))
+    axes = {"xlabel": "updates", "ylabel": "test error, %", "yscale": "log", "ylim": limits, "title": title(run)}
     run.save_figure(figures.curves(lines, {}, **axes), "errors")
 
 
 def draw_values(run: Run[Any], rows: Sequence[str], what: str, values: Sequence[float], errors: Sequence[Sequence[float]]) -> None:
     """Figs. 9 and 10: test error against p, or against the number of training images; errors: of each row, of each value."""
     lines = {row: (values, mine, ".-") for row, mine in zip(rows, errors, strict=True)}
-    scale = "log" if what == "images" else "linear"
-    axes = {"xlabel": {"images": "training images"}.get(what, "p"), "ylabel": "test error, %", "xscale": scale, "title": title(run)}
+    label, scale = ("training images", "log") if what == "images" else ("p", "linear")
+    axes = {"xlabel": label, "ylabel": "test error, %", "xscale": scale, "yscale": "log", "title": title(run)}
     run.save_figure(figures.curves(lines, {}, **axes), "values")
 
 
