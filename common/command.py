@@ -102,9 +102,9 @@ def main(experiments: dict[str, Experiment], train: Callable[[Run], dict[str, fl
 def waited(interrupt: Interrupt) -> bool:
     """Whether torchrun has not ended this process: it does when another, which has the news, ends first."""
     with contextlib.suppress(Interrupted):
-        interrupt.deferred = False
         if "TORCHELASTIC_RUN_ID" in os.environ and not interrupt.signum:
-            time.sleep(20)  # W&B may hold it up
+            interrupt.deferred = False
+            time.sleep(20)  # W&B may hang
             return True
     return False
 

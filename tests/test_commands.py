@@ -27,6 +27,7 @@ VERBS = ["help", "setup", "reproduce-", "smoke", "smoke-", "replay", "replay-", 
 VERBS += ["list", "test"]
 VARIABLES = ["EXPERIMENT", "SEEDS", "GPUS", "NODES", "NODE_RANK", "MASTER", "ARGS"]
 OF_MAKE = [*VARIABLES, "PY", "OUT", "BASE_PYTHON", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"]
+TWO = [sys.executable, "-m", "tools.torchrun", "--nproc-per-node=2", "--standalone", "--local-addr=127.0.0.1"]
 SHORT = "--trials 1 --max-sequences 20"  # of the smoke experiment of LSTM
 NEW = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
 
@@ -198,15 +199,13 @@ def test_other_launchers(launcher, processes, tmp_path):
     ],
 )
 def test_several_processes_end_as_the_first_that_failed(flags, code, said, tmp_path):
-    torchrun = [sys.executable, "-m", "tools.torchrun", "--nproc-per-node=2", "--standalone", "--local-addr=127.0.0.1"]
-    ended, lines = run(*torchrun, "-m", "tests.loading", "smoke", "--out", tmp_path, *flags)
+    ended, lines = run(*TWO, "-m", "tests.loading", "smoke", "--out", tmp_path, *flags)
     assert ended == code, lines
     assert sum(line.startswith(said) for line in lines) == 1 and not any("Traceback" in line for line in lines), lines
 
 
 def test_several_processes_refuse_an_unknown_experiment_once():
-    torchrun = [sys.executable, "-m", "tools.torchrun", "--nproc-per-node=2", "--standalone", "--local-addr=127.0.0.1"]
-    code, lines = run(*torchrun, "-m", "tests.toy.train", "nothing")
+    code, lines = run(*TWO, "-m", "tests.toy.train", "nothing")
     assert code == 2 and sum("Unrecognized options: nothing" in line for line in lines) == 1, lines
     assert not any("Traceback" in line or "stopped by" in line for line in lines), lines
 
